@@ -1,0 +1,18 @@
+package openvpn
+
+import (
+	"errors"
+	"fmt"
+	"net"
+)
+
+// ErrClosed is returned by uses of an Endpoint after Close. It also is
+// net.ErrClosed.
+var ErrClosed = fmt.Errorf("openvpn endpoint: %w", net.ErrClosed)
+
+// What ends a connection and makes the endpoint start the next one.
+var (
+	errSilent   = errors.New("nothing authentic from the peer within the restart timeout")
+	errPeerExit = errors.New("the peer said that it leaves")
+	errHangup   = errors.New("the peer's connection ended")
+)
