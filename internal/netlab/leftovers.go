@@ -19,19 +19,25 @@ import (
 // is open these are simply its processes. nil means that nothing of a closed world is left.
 func (w *World) Leftovers() []string {
 	w.mu.Lock()
-	released := w.closed && len(w.left) == 0
+	closed := w.closed
 	w.mu.Unlock()
-	if released {
-		return nil // its namespaces have gone, and nothing can come back into them
+	w.lookMu.Lock()
+	defer w.lookMu.Unlock()
+	if w.released {
+		return nil // nothing can come back into its namespaces
 	}
-	return w.look()
+	left := w.look()
+	if closed && len(left) == 0 {
+		w.releaseLocked()
+	}
+	return left
 }
 
 // awaitGone polls until nothing is left or goneTimeout is over: a thread that has done its work needs a moment to end.
 func (w *World) awaitGone() []string {
 	deadline := time.Now().Add(goneTimeout)
 	for {
-		left := w.look()
+		left := w.Leftovers()
 		if len(left) == 0 || time.Now().After(deadline) {
 			return left
 		}

@@ -93,7 +93,7 @@ func (h *Host) pingMany(ctx context.Context, to []netip.Addr) ([]time.Duration, 
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close() //nolint:errcheck // nothing to flush
+	defer conn.Close()                                                               //nolint:errcheck // nothing to flush
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) }) //nolint:errcheck // conn is open
 	defer stop()
 	for p.open > 0 && ctx.Err() == nil {
@@ -153,15 +153,20 @@ func (p *pinger) send(conn net.PacketConn) {
 		if p.rtts[i] >= 0 {
 			continue
 		}
-		data := binary.BigEndian.AppendUint64(nil, p.cookie)
-		data = binary.BigEndian.AppendUint64(data, uint64(time.Since(p.start)))
-		m := icmp.Message{Type: p.family.request, Body: &icmp.Echo{ID: p.id, Seq: i, Data: data}}
-		packet, err := m.Marshal(nil) // the kernel computes the checksum of ICMPv6
+		packet, err := p.request(i)
 		if err != nil {
 			continue
 		}
 		conn.WriteTo(packet, &net.IPAddr{IP: addr.AsSlice()}) //nolint:errcheck // see above
 	}
+}
+
+// request is the echo request to a target; the kernel fills in the checksum of ICMPv6.
+func (p *pinger) request(target int) ([]byte, error) {
+	data := binary.BigEndian.AppendUint64(nil, p.cookie)
+	data = binary.BigEndian.AppendUint64(data, uint64(time.Since(p.start)))
+	m := icmp.Message{Type: p.family.request, Body: &icmp.Echo{ID: p.id, Seq: target, Data: data}}
+	return m.Marshal(nil)
 }
 
 // receive takes answers until all are there or the read deadline is over.

@@ -33,7 +33,7 @@ type ThroughputOptions struct {
 type Throughput struct {
 	// Bytes is the number of bytes that the receiver read from its connections.
 	Bytes int64
-	// Duration is the time from the first byte read to the last.
+	// Duration is the time from the start of sending to the last byte read.
 	Duration time.Duration
 	// Streams is the number of connections.
 	Streams int
@@ -102,7 +102,7 @@ func (w *World) connections(ctx context.Context, from, to string, addr netip.Add
 	if err != nil {
 		return nil, nil, err
 	}
-	defer l.Close() //nolint:errcheck // nothing to flush
+	defer l.Close()                                      //nolint:errcheck // nothing to flush
 	stop := context.AfterFunc(ctx, func() { l.Close() }) //nolint:errcheck // ends Accept
 	defer stop()
 	for range n {
@@ -134,18 +134,18 @@ func transfer(senders, receivers []net.Conn, d time.Duration) (Throughput, error
 	var (
 		wg    sync.WaitGroup
 		errs  = make([]error, len(senders)+len(receivers))
-		bytes = make([]int64, len(receivers))
+		read  = make([]int64, len(receivers))
 		start = time.Now()
 	)
 	for i, c := range senders {
 		wg.Go(func() { errs[i] = sendFor(c, start.Add(d)) })
 	}
 	for i, c := range receivers {
-		wg.Go(func() { bytes[i], errs[len(senders)+i] = discard(c) })
+		wg.Go(func() { read[i], errs[len(senders)+i] = discard(c) })
 	}
 	wg.Wait()
 	t := Throughput{Duration: time.Since(start), Streams: len(senders)}
-	for _, n := range bytes {
+	for _, n := range read {
 		t.Bytes += n
 	}
 	return t, errors.Join(errs...)

@@ -37,14 +37,16 @@ type World struct {
 	closed   bool
 	starting sync.WaitGroup    // processes between begin and track; added to under mu while not closed
 	running  map[*Cmd]struct{} // started and not yet waited for
-	left     []string          // found by the last look of Close
+
+	lookMu   sync.Mutex // one look at a time, and none during the release
+	released bool
 }
 
 // How long Close waits for killed processes, and for threads and namespaces to go once nothing runs. Both take
 // milliseconds; the limits only turn a hang into an error.
 const (
 	killTimeout = 10 * time.Second
-	goneTimeout = 2 * time.Second
+	goneTimeout = time.Second
 )
 
 // Start builds the world that the topology declares and returns when its links are up. ctx bounds Start alone. The
@@ -199,15 +201,9 @@ func (w *World) close() error {
 	if err := w.kill(); err != nil {
 		errs = append(errs, err)
 	}
-	left := w.awaitGone()
-	if len(left) > 0 {
+	if left := w.awaitGone(); len(left) > 0 {
 		errs = append(errs, fmt.Errorf("close world: left over: %s", strings.Join(left, "; ")))
-	} else {
-		w.release()
 	}
-	w.mu.Lock()
-	w.left = left
-	w.mu.Unlock()
 	return errors.Join(errs...)
 }
 
@@ -242,8 +238,9 @@ func (w *World) kill() error {
 	}
 }
 
-// release lets go of the namespaces; the kernel then takes them down with everything in them.
-func (w *World) release() {
+// releaseLocked lets go of the namespaces; the kernel then takes them down with everything in them.
+func (w *World) releaseLocked() {
+	w.released = true
 	for _, h := range w.hosts {
 		h.ns.pid = -1 // closed with the base
 		h.ns.close()
