@@ -144,14 +144,10 @@ func (h *Host) Start(ctx context.Context, name string, args ...string) (*Process
 }
 
 // StartCommand is [Host.Start] for a prepared command, for example one with an environment. Where its Stdout or Stderr is
-// set, output goes there as well as to the log.
+// set, output goes there as well as to the log; a writer that both are set to must be safe for concurrent use.
 func (h *Host) StartCommand(c *Cmd) (*Process, error) {
 	p := &Process{cmd: c, log: newLog(), done: make(chan struct{})}
-	if c.Stdout = p.log.tee(c.Stdout); c.Stderr == nil {
-		c.Stderr = c.Stdout // the same writer: one pipe, so that lines keep their order
-	} else {
-		c.Stderr = p.log.tee(c.Stderr)
-	}
+	c.Stdout, c.Stderr = p.log.tee(c.Stdout), p.log.tee(c.Stderr) // if equal, exec makes one pipe, which keeps the order
 	if err := c.Start(); err != nil {
 		return nil, err
 	}

@@ -85,7 +85,7 @@ func addVeth(port string, bridge int, iface Iface, host int) error {
 
 // configure gives the host its settings, addresses, routes and firewall, and waits until its links are up.
 func (h *Host) configure(ctx context.Context) error {
-	if err := h.Do(h.configureNet); err != nil {
+	if err := h.onHost(h.configureNet); err != nil {
 		return err
 	}
 	for _, rules := range []string{natRules(h.spec.NAT), h.spec.Firewall} {
@@ -96,7 +96,21 @@ func (h *Host) configure(ctx context.Context) error {
 			return err
 		}
 	}
-	return h.Do(func() error { return awaitLinks(ctx, h.spec) })
+	return h.onHost(func() error { return awaitLinks(ctx, h.spec) })
+}
+
+// onHost is [Host.Do] with the host's own /proc, whose settings can be written even where those of the machine's cannot.
+func (h *Host) onHost(f func() error) error {
+	err := onThread(func() error {
+		if err := h.enter(); err != nil {
+			return err
+		}
+		return f()
+	})
+	if err != nil {
+		return fmt.Errorf("host %s: %w", h.spec.Name, err)
+	}
+	return nil
 }
 
 func (h *Host) configureNet() error {

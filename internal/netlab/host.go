@@ -57,21 +57,27 @@ func (h *Host) Do(f func() error) error {
 	})
 }
 
-// enterForGo enters the host with a copy of its mounts in which /proc is that of our own PID namespace. In the
-// host's /proc this program does not exist, so that /proc/self and /proc/net would lead nowhere.
+// enterForGo enters the host with a copy of its mounts in which /proc is that of our own PID namespace, which the
+// holder covered with the world's. In the host's /proc this program does not exist, so that /proc/self and /proc/net would
+// lead nowhere.
 func (h *Host) enterForGo() error {
-	ns := h.ns
-	ns.pid = -1
-	if err := ns.enter(); err != nil {
+	if err := h.enter(); err != nil {
 		return err
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare mounts: %w", err)
 	}
-	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount proc: %w", err)
+	if err := unix.Unmount("/proc", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("uncover /proc: %w", err)
 	}
 	return nil
+}
+
+// enter moves the calling thread, but not the processes that it starts, into the host.
+func (h *Host) enter() error {
+	ns := h.ns
+	ns.pid = -1
+	return ns.enter()
 }
 
 // Dial connects from the host. The address must be literal; nothing is resolved.
@@ -147,7 +153,7 @@ func inDir(name string) string {
 
 // unshare makes the host's namespaces as copies of the holder's.
 func (h *Host) unshare(context.Context) error {
-	return onThread(func() error {
+	err := onThread(func() error {
 		base := h.world.base
 		base.pid = -1
 		if err := base.enter(); err != nil {
@@ -171,4 +177,8 @@ func (h *Host) unshare(context.Context) error {
 		h.ns = ns
 		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("host %s: %w", h.spec.Name, err)
+	}
+	return nil
 }

@@ -87,15 +87,13 @@ func (w *World) build(ctx context.Context) error {
 	return w.each(ctx, (*Host).configure)
 }
 
-// each runs a step on all hosts at once.
+// each runs a step on all hosts at once. The errors of steps name the host.
 func (w *World) each(ctx context.Context, step func(*Host, context.Context) error) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(w.topology.Hosts))
 	for i, spec := range w.topology.Hosts {
 		wg.Go(func() {
-			if err := step(w.hosts[spec.Name], ctx); err != nil {
-				errs[i] = fmt.Errorf("host %s: %w", spec.Name, err)
-			}
+			errs[i] = step(w.hosts[spec.Name], ctx)
 		})
 	}
 	wg.Wait()
