@@ -89,8 +89,8 @@ func decodeJournal(data []byte) (*journal, error) {
 		return nil, errors.New("last line is cut off")
 	}
 	lines := strings.Split(text, "\n")
-	if lines[0] != journalHeader {
-		return nil, errors.New("first line is unknown")
+	if lines[0] != journalHeader || len(lines) < 2 {
+		return nil, errors.New("first line is unknown or the only one")
 	}
 	j := &journal{}
 	for n, line := range lines[1 : len(lines)-1] {
