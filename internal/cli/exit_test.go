@@ -55,7 +55,7 @@ func TestExitCodeAndPrintFollowTheErrorTree(t *testing.T) {
 			fmt.Errorf("%w; then %w", Hint(errors.New("a"), "first"), Hint(errors.New("b"), "second")), ExitFailed,
 			"error: a; then b\nhint: first\nhint: second\n",
 		},
-		{"empty lines vanish", errors.New("a\r\n\n\nb\n"), ExitFailed, "error: a\nerror: b\n"},
+		{"empty lines vanish", errors.New(strings.Join([]string{"a\r", "", "", "b", ""}, "\n")), ExitFailed, "error: a\nerror: b\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

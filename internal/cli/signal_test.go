@@ -51,8 +51,8 @@ func TestFirstSignalCancelsSecondKills(t *testing.T) {
 			gone := make(chan error, 1)
 			go func() { gone <- cmd.Wait() }() // ends with the child, which the test's context kills at the latest
 			err := signalUntil(t, cmd, sig, gone)
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != sig {
+			exit, ok := errors.AsType[*exec.ExitError](err)
+			if !ok || exit.Sys().(syscall.WaitStatus).Signal() != sig {
 				t.Errorf("child ended with %v, want killed by %v", err, sig)
 			}
 			_ = in.Close()
