@@ -1,0 +1,73 @@
+# `make` runs what CI runs and needs no privileges; `make test` is everything and wants root; `make help` lists the rest.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+FUZZTIME    ?= 10s
+
+# What --version prints. A tree without git is built with VERSION=, COMMIT= and DATE= on the command line.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+DATE    ?= $(shell git show -s --format=%cI HEAD 2>/dev/null)
+
+# Static and reproducible: no C, no paths, no build ID; the revision comes from above instead of the go command.
+MODULE   := github.com/planetmesh/planetmesh
+STAMP    := -X $(MODULE)/internal/version.linkedVersion=$(VERSION) -X $(MODULE)/internal/version.linkedCommit=$(COMMIT) -X $(MODULE)/internal/version.linkedDate=$(DATE)
+STATIC   := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+COMMANDS := $(addprefix ./,$(wildcard meshd kubeinit))
+PLATFORMS := linux/arm64 darwin/arm64 windows/amd64
+LINTER   := bin/tools/golangci-lint
+
+.NOTPARALLEL: # two of these at once slow each other down
+.PHONY: check help build test unit race lint tidy-check cross integration e2e bench fuzz cover demo deps clean
+
+check: build race lint cross tidy-check ## what CI runs without privileges (the default)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: deps check integration ## everything that CI runs; as root, because of the network namespaces
+
+build: ## static, reproducible meshd and kubeinit in bin/
+	$(STATIC) -ldflags '-buildid= $(STAMP)' -o bin/ $(COMMANDS)
+
+unit: ## tests beside the code, quickly
+	go test ./...
+
+race: ## the same under the race detector
+	go test -race ./...
+
+lint: $(LINTER) ## gofmt, vet, staticcheck and the rest of .golangci.yml
+	$(LINTER) run
+
+$(LINTER): internal/tools/go.mod internal/tools/go.sum
+	CGO_ENABLED=0 go -C internal/tools build -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint && touch $@
+
+tidy-check: ## go.mod and go.sum say what the code needs
+	go mod tidy -diff
+
+cross: ## overlay and examples/embed for the other platforms
+	for p in $(PLATFORMS); do echo "cross: $$p" && CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go build -trimpath ./overlay/... ./examples/embed; done
+
+integration: ## tests in network namespaces; fails without CAP_NET_ADMIN
+	.ci/netadmin .ci/tagged integration -race -timeout 10m
+
+e2e: deps build ## built binaries in whole worlds; root, minutes
+	.ci/netadmin .ci/tagged e2e -timeout 30m
+
+bench: deps build ## throughput beside plain WireGuard and OpenVPN, for docs/performance.md; root, minutes
+	.ci/netadmin go run ./internal/bench
+
+fuzz: ## every fuzz target for FUZZTIME (10s) each
+	.ci/fuzz $(FUZZTIME)
+
+cover: ## statement coverage in cover.out and in all
+	go test -coverprofile=cover.out ./... && go tool cover -func=cover.out | tail -n 1
+
+demo: build ## three sites become one network; root or user namespaces
+	.ci/deps ip ping nft && .ci/netadmin go run ./examples/three-sites
+
+deps: ## the programs that tests run (apt-get as root, otherwise says what is missing)
+	.ci/deps
+
+clean: ## remove what make built
+	rm -rf bin dist cover.out
