@@ -96,7 +96,7 @@ type cbcBox struct {
 	id   uint32
 	time uint32
 	// renew gives the next net time when the ids are used up, nil in TLS mode.
-	renew func() uint32
+	renew func() (uint32, error)
 	// fillIV is crypto/rand except in tests against captured packets.
 	fillIV func([]byte)
 }
@@ -154,7 +154,11 @@ func (b *cbcBox) seal(dst []byte, p *plaintext) ([]byte, error) {
 		if b.renew == nil {
 			return dst, errIDsUsed
 		}
-		b.id, b.time = 0, b.renew()
+		t, err := b.renew()
+		if err != nil {
+			return dst, err
+		}
+		b.id, b.time = 0, t
 	}
 	b.id++
 	dst = slices.Grow(dst, b.sealedSize(p.size()))
