@@ -44,7 +44,7 @@ func (h *Host) facts() (Facts, error) {
 	}
 	slices.SortFunc(f.Interfaces, func(a, b Interface) int { return cmp.Compare(a.Index, b.Index) })
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := retry(func() ([]netlink.Route, error) { return h.nl.RouteListFiltered(family, nil, 0) })
+		routes, err := retry(func() ([]netlink.Route, error) { return h.nl.RouteListFiltered(family, &netlink.Route{}, 0) })
 		if err != nil {
 			return Facts{}, fmt.Errorf("list routes: %w", err)
 		}

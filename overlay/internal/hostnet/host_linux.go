@@ -256,6 +256,9 @@ func (h *Host) Close() error {
 
 // take waits for the turn to change or read the host.
 func (h *Host) take(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	select {
 	case h.turn <- struct{}{}:
 	case <-h.closed:

@@ -37,8 +37,8 @@
 // interfaces nor how this host treats router advertisements. Elsewhere
 // all.forwarding is switched on, which changes every interface and makes the
 // kernel forget default routes that it learned from router advertisements;
-// therefore accept_ra becomes 2 wherever it was 1 before that, and everything
-// that the kernel changes on the way is journalled and goes back.
+// therefore accept_ra becomes 2 on every interface where it was 1 before that,
+// and everything that the kernel changes on the way is journalled and goes back.
 //
 // Reverse path filtering needs no change: what comes in from the overlay has a
 // source for which the overlay interface carries the route, so it passes in

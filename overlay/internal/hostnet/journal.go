@@ -161,10 +161,10 @@ func (s setting) ours() bool {
 		return false
 	case s == allForwarding6:
 		return true
-	case leaf == forwarding || leaf == acceptRA:
-		return link == "default" || validLinkName(link)
+	case leaf == forwarding && link == "default":
+		return true
 	}
-	return leaf == forceForwarding && validLinkName(link)
+	return (leaf == forwarding || leaf == forceForwarding || leaf == acceptRA) && validLinkName(link)
 }
 
 // validValue accepts whole numbers as the kernel prints them; settings of ours

@@ -136,7 +136,8 @@ func (h *Host) wishes6(links []string) ([]wish, error) {
 // wishesAll6 is for kernels without force_forwarding. Every interface that
 // listens to router advertisements goes on doing so as a router; the values
 // that switching on changes by itself are wished for one by one, so that they
-// are in the journal.
+// are in the journal. The default for interfaces to come keeps its accept_ra:
+// each of them gets its own entry when Apply first sees it.
 func (h *Host) wishesAll6(byUs bool) ([]wish, error) {
 	names, err := h.sys.links6()
 	if err != nil {
