@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -144,6 +145,7 @@ func TestWorldOfAKilledProgramIsGone(t *testing.T) {
 		buildAndHang(t)
 		return
 	}
+	adopt(t)
 	c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
 	c.Env = append(os.Environ(), childEnv+"=1")
 	c.Stderr = os.Stderr
@@ -166,7 +168,33 @@ func TestWorldOfAKilledProgramIsGone(t *testing.T) {
 	if err := c.Wait(); err == nil || err.Error() != "signal: killed" {
 		t.Errorf("child: %v, want signal: killed", err)
 	}
+	reap(t, pids)
 	awaitTrue(t, "the world goes", func() bool { return len(membersOf(names)) == 0 })
+}
+
+// adopt makes orphans below this program its children: the machine's init may take seconds to reap them.
+func adopt(t *testing.T) {
+	t.Helper()
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// reap waits for adopted processes; the first one ends after all others.
+func reap(t *testing.T, pids []int) {
+	t.Helper()
+	for _, pid := range slices.Backward(pids) {
+		var status unix.WaitStatus
+		awaitTrue(t, fmt.Sprintf("process %d ends", pid), func() bool {
+			got, err := unix.Wait4(pid, &status, unix.WNOHANG, nil)
+			return err == nil && got == pid
+		})
+	}
 }
 
 // buildAndHang builds a world with processes, tells their numbers and waits to be killed.

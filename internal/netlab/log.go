@@ -63,16 +63,16 @@ const clockTick = time.Second / 100
 // contain anything.
 func parseCPU(stat string) (time.Duration, error) {
 	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("process status has %d fields after the name, want at least 13", len(fields))
+	if !strings.Contains(stat, ")") || len(fields) < 13 {
+		return 0, fmt.Errorf("%q is not a process status", stat)
 	}
-	var ticks int64
+	var ticks time.Duration
 	for _, f := range fields[11:13] {
-		n, err := strconv.ParseInt(f, 10, 64)
+		n, err := strconv.ParseUint(f, 10, 32) // 2^32 steps are 497 days
 		if err != nil {
 			return 0, fmt.Errorf("process status: %w", err)
 		}
-		ticks += n
+		ticks += time.Duration(n)
 	}
-	return time.Duration(ticks) * clockTick, nil
+	return ticks * clockTick, nil
 }

@@ -117,10 +117,11 @@ func TestThroughputReadsWell(t *testing.T) {
 func FuzzCPU(f *testing.F) {
 	f.Add("12 (a) b) c) S 1 1 1 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 1 0 100")
 	f.Add("12 (cat) S 1")
+	f.Add("0 0 0 0 0 0 0 0 0 0 0 0 0") // no name
 	f.Add("")
 	f.Fuzz(func(t *testing.T, stat string) {
-		if _, err := parseCPU(stat); err == nil && len(strings.Fields(stat)) < 14 {
-			t.Errorf("%q was taken for a process status", stat)
+		if got, err := parseCPU(stat); err == nil && (got < 0 || !strings.Contains(stat, ")")) {
+			t.Errorf("%q is %v of processor time", stat, got)
 		}
 	})
 }
