@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 )
@@ -38,11 +39,14 @@ func (s Std) Getenv(name string) string {
 // Main runs the command that args (without the program's name) select below root, prints its error and hints to
 // std.Err, and returns the exit code. Everything that is wrong before a command runs (flags, arguments, unknown or missing
 // subcommand) is exit code 2 and points at --help; afterwards the command's error decides, see ExitCode. If ctx was
-// cancelled and the command gave that back, the error line says what cancelled it.
+// cancelled and the command gave that back, the error line says what cancelled it. Commands may ignore errors of writing
+// to std.Out: the first one makes a command that was done a failed one.
 //
 // Main changes root (streams, error handling, wrapped run functions), so root is used once. Commands find the Std again
 // with StdOf.
 func Main(ctx context.Context, root *cobra.Command, args []string, std Std) int {
+	out := &output{w: std.Out}
+	std.Out = out
 	root.SetIn(std.In)
 	root.SetOut(std.Out)
 	root.SetErr(std.Err)
@@ -51,6 +55,9 @@ func Main(ctx context.Context, root *cobra.Command, args []string, std Std) int 
 	ctx = context.WithValue(ctx, stdKey{}, std)
 
 	err := execute(ctx, root)
+	if err == nil {
+		err = out.failure()
+	}
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("interrupted: %w", cause)
 	}
@@ -68,6 +75,36 @@ func StdOf(cmd *cobra.Command) Std {
 		}
 	}
 	return OS()
+}
+
+// output remembers the first error of writing, so that nobody has to check every print: a full disk behind
+// "meshd status > file" is a failure. It is as safe for concurrent use as the writer in it.
+type output struct {
+	w     io.Writer
+	first atomic.Pointer[error]
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if err != nil {
+		o.first.CompareAndSwap(nil, &err)
+	}
+	return n, err
+}
+
+// Fd lets IsTerminal look through o. It is no descriptor at all if o is not about a file.
+func (o *output) Fd() uintptr {
+	if f, ok := o.w.(interface{ Fd() uintptr }); ok {
+		return f.Fd()
+	}
+	return ^uintptr(0)
+}
+
+func (o *output) failure() error {
+	if err := o.first.Load(); err != nil {
+		return fmt.Errorf("write standard output: %w", *err)
+	}
+	return nil
 }
 
 // execute runs the command and tells its own errors from cobra's complaints about the command line.

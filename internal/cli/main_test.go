@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -154,5 +155,28 @@ func TestStdOfOutsideMainIsTheProcess(t *testing.T) {
 func TestGetenvOfUnsetNameIsEmpty(t *testing.T) {
 	if got := (Std{Env: []string{"PLACES=x", "broken"}}).Getenv("PLACE"); got != "" {
 		t.Errorf("Getenv = %q, want nothing", got)
+	}
+}
+
+// fullDisk takes the first write and refuses the others.
+type fullDisk struct{ bytes.Buffer }
+
+func (d *fullDisk) Write(p []byte) (int, error) {
+	if d.Len() > 0 {
+		return 0, syscall.ENOSPC
+	}
+	return d.Buffer.Write(p)
+}
+
+func TestLostOutputIsAFailure(t *testing.T) {
+	verbose := &cobra.Command{Use: "verbose", Run: func(cmd *cobra.Command, _ []string) {
+		for range 3 {
+			fmt.Fprintln(cmd.OutOrStdout(), "line")
+		}
+	}}
+	var err bytes.Buffer
+	code := Main(t.Context(), verbose, nil, Std{In: strings.NewReader(""), Out: &fullDisk{}, Err: &err})
+	if want := "error: write standard output: no space left on device\n"; code != ExitFailed || err.String() != want {
+		t.Errorf("got %d, %q, want %d, %q", code, err.String(), ExitFailed, want)
 	}
 }

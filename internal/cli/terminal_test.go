@@ -26,6 +26,8 @@ func TestIsTerminal(t *testing.T) {
 	}{
 		{"terminal", tty, true},
 		{"/dev/null", null, false},
+		{"terminal behind a command's output", &output{w: tty}, true},
+		{"buffer behind a command's output", &output{w: &bytes.Buffer{}}, false},
 		{"buffer", &bytes.Buffer{}, false},
 		{"nil", nil, false},
 	}
