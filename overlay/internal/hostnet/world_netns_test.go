@@ -44,6 +44,10 @@ func TestMain(m *testing.M) {
 	case "":
 		os.Exit(m.Run())
 	case "peer":
+		if err := withoutDAD(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
 		fmt.Println("ready")
 		_, _ = io.Copy(io.Discard, os.Stdin) // until the test ends
 	default:
@@ -57,8 +61,8 @@ func isolated(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(insideVariable) == t.Name() {
 		run(t, "ip", "link", "set", "lo", "up")
-		for _, l := range []string{"all", "default"} { // no waiting for duplicates
-			setSysctl(t, "net/ipv6/conf/"+l+"/accept_dad", "0")
+		if err := withoutDAD(); err != nil {
+			t.Fatal(err)
 		}
 		return true
 	}
@@ -81,6 +85,13 @@ func isolated(t *testing.T) bool {
 		t.Logf("%s", out)
 	}
 	return false
+}
+
+// withoutDAD makes addresses usable at once in this namespace.
+func withoutDAD() error {
+	return errors.Join(
+		sysctls{}.write("net/ipv6/conf/all/accept_dad", "0"),
+		sysctls{}.write("net/ipv6/conf/default/accept_dad", "0"))
 }
 
 // run runs a command and returns what it prints.
