@@ -107,8 +107,7 @@ func (w *walk) verdict(c *nftables.Chain, v expr.Verdict, certain bool, depth in
 	case expr.VerdictDrop:
 		return outcome{drop: true}, certain
 	case expr.VerdictReturn:
-		// Returning without certainty leaves later drops in doubt as well,
-		// but whatever follows in the calling chain is looked at anyway.
+		w.maybe = w.maybe || !certain // a drop that follows may not be reached
 		return outcome{}, certain
 	case expr.VerdictJump, expr.VerdictGoto:
 		target := w.rs.chains[keyOf(c.Table, v.Chain)]
@@ -323,8 +322,8 @@ func (m *matcher) lookup(e *expr.Lookup) answer {
 			return perhaps
 		}
 		if bytes.Equal(el.Key, v.data) {
-			if toVerdict {
-				m.verdict = el.VerdictData
+			if v, ok := decodeVerdict(el.Val); toVerdict && ok {
+				m.verdict = &v
 			}
 			return answerOf(!e.Invert)
 		}
@@ -334,11 +333,37 @@ func (m *matcher) lookup(e *expr.Lookup) answer {
 
 func hasAccept(elements []nftables.SetElement) bool {
 	for _, el := range elements {
-		if v := el.VerdictData; v != nil && v.Kind != expr.VerdictDrop && v.Kind != expr.VerdictReturn {
+		if v, ok := decodeVerdict(el.Val); ok && v.Kind != expr.VerdictDrop && v.Kind != expr.VerdictReturn {
 			return true // jumps may lead to an accept
 		}
 	}
 	return false
+}
+
+// decodeVerdict reads the verdict in an element of a map, which the library
+// leaves as it is: netlink attributes (a length and a type of 16 bits, data,
+// padding to 4 bytes), NFTA_VERDICT_CODE with a big-endian number and
+// NFTA_VERDICT_CHAIN with a name that ends with a zero.
+func decodeVerdict(b []byte) (v expr.Verdict, ok bool) {
+	const header = 4
+	for len(b) >= header {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < header || size > len(b) {
+			return expr.Verdict{}, false
+		}
+		data := b[header:size]
+		switch binary.NativeEndian.Uint16(b[2:]) &^ unix.NLA_F_NESTED {
+		case unix.NFTA_VERDICT_CODE:
+			if len(data) != 4 {
+				return expr.Verdict{}, false
+			}
+			v.Kind, ok = expr.VerdictKind(int32(binary.BigEndian.Uint32(data))), true
+		case unix.NFTA_VERDICT_CHAIN:
+			v.Chain = string(bytes.TrimRight(data, "\x00"))
+		}
+		b = b[min(len(b), (size+header-1)&^(header-1)):]
+	}
+	return v, ok
 }
 
 // xtMatch decides about matches of iptables that have no nftables form.

@@ -85,6 +85,8 @@ func TestCloseLeavesTheHostAsFound(t *testing.T) {
 	}
 	cfg := newHost(t)
 	before := settled(t)
+	check := mustNotLeak(t)
+	defer check()
 	for name, sys := range bothKinds {
 		h := mustOpen(t, cfg, sys)
 		mustApply(t, h, fullDesired())
@@ -964,6 +966,8 @@ func TestWatchSurvivesAFlood(t *testing.T) {
 		return
 	}
 	cfg := newHost(t)
+	check := mustNotLeak(t)
+	defer check()
 	h := mustOpen(t, cfg, sysctls{})
 	var calls atomic.Int64
 	called, release := make(chan struct{}, 1), make(chan struct{})

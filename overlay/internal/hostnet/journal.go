@@ -59,6 +59,33 @@ func (j *journal) find(key setting) *change {
 	return nil
 }
 
+// note adds a setting to the journal unless it is there already: the value
+// before our first write is the one to go back to. Router advertisements come
+// first, so that they are restored last.
+func (j *journal) note(w wish, now string) {
+	if j.find(w.key) != nil {
+		return
+	}
+	c := change{key: w.key, old: now, new: w.value}
+	if strings.HasSuffix(string(w.key), "/"+acceptRA) {
+		i := slices.IndexFunc(j.settings, func(c change) bool { return !strings.HasSuffix(string(c.key), "/"+acceptRA) })
+		if i >= 0 {
+			j.settings = slices.Insert(j.settings, i, c)
+			return
+		}
+	}
+	j.settings = append(j.settings, c)
+}
+
+// wish is a setting as Apply wants it.
+type wish struct {
+	key   setting
+	value string
+	// keep journals the setting although it is right already, because taking
+	// back another one would change it.
+	keep bool
+}
+
 // clone returns a copy that shares nothing.
 func (j *journal) clone() *journal {
 	return &journal{link: j.link, addresses: slices.Clone(j.addresses), settings: slices.Clone(j.settings)}

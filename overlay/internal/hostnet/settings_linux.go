@@ -89,15 +89,6 @@ func (s sysctls) ipv6(link string) bool {
 	return err == nil && v == "0"
 }
 
-// wish is a setting as Apply wants it.
-type wish struct {
-	key   setting
-	value string
-	// keep journals the setting although it is right already, because taking
-	// back another one would change it.
-	keep bool
-}
-
 // wishes returns the settings that forwarding needs, in the order in which they
 // have to be written.
 func (h *Host) wishes(links []string, v4, v6 bool) ([]wish, error) {
@@ -265,22 +256,4 @@ func (h *Host) fulfil(wishes []wish) error {
 		h.log.Info("setting changed", "setting", w.key, "value", w.value)
 	}
 	return errors.Join(errs...)
-}
-
-// note adds a setting to the journal unless it is there already: the value
-// before our first write is the one to go back to. Router advertisements come
-// first, so that they are restored last.
-func (j *journal) note(w wish, now string) {
-	if j.find(w.key) != nil {
-		return
-	}
-	c := change{key: w.key, old: now, new: w.value}
-	if strings.HasSuffix(string(w.key), "/"+acceptRA) {
-		i := slices.IndexFunc(j.settings, func(c change) bool { return !strings.HasSuffix(string(c.key), "/"+acceptRA) })
-		if i >= 0 {
-			j.settings = slices.Insert(j.settings, i, c)
-			return
-		}
-	}
-	j.settings = append(j.settings, c)
 }

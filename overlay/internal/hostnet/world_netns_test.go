@@ -231,6 +231,30 @@ func snapshot(t testing.TB) map[string]string {
 	return s
 }
 
+// mustNotLeak remembers goroutines and open files, and returns a check that
+// they are back.
+func mustNotLeak(t testing.TB) func() {
+	t.Helper()
+	count := func() (goroutines, files int) {
+		names, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return runtime.NumGoroutine(), len(names)
+	}
+	count() // the poller opens files of its own the first time
+	goroutines, files := count()
+	return func() {
+		t.Helper()
+		eventually(t, func() error {
+			if g, f := count(); g > goroutines || f > files {
+				return fmt.Errorf("%d goroutines and %d files, before %d and %d", g, f, goroutines, files)
+			}
+			return nil
+		})
+	}
+}
+
 // mustEqual fails if the host is not as before.
 func mustEqual(t testing.TB, before map[string]string) {
 	t.Helper()
