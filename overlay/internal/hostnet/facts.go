@@ -175,6 +175,38 @@ func (f Facts) Interface(name string) (Interface, bool) {
 	return f.Interfaces[i], true
 }
 
+// Local returns what no route of the overlay may overlap: the networks and
+// addresses of this host except those of the overlay interface, and the next
+// hops of its routes, sorted and without duplicates. Link-local ones are left
+// out. Collision looks at more: at routes for exactly the same prefix.
+func (f Facts) Local() []netip.Prefix {
+	var found []netip.Prefix
+	for _, i := range f.Interfaces {
+		for _, a := range i.Addresses {
+			switch ip := a.Prefix.Addr(); {
+			case i.Ours || ip.IsLinkLocalUnicast():
+			case i.Up:
+				found = append(found, a.Prefix.Masked())
+			default:
+				found = append(found, netip.PrefixFrom(ip, ip.BitLen()))
+			}
+		}
+	}
+	for _, r := range f.Routes {
+		switch hop := r.NextHop; {
+		case f.ours(r.Interface):
+		case hop.IsValid() && !hop.IsLinkLocalUnicast():
+			found = append(found, netip.PrefixFrom(hop, hop.BitLen()))
+		case r.Protocol == ProtocolKernel && !r.Prefix.Addr().IsLinkLocalUnicast() && !r.Prefix.Addr().IsMulticast():
+			found = append(found, r.Prefix)
+		}
+	}
+	slices.SortFunc(found, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	return slices.Compact(found)
+}
+
 // InterfaceFor returns the interfaces behind which the addresses of p are, in
 // the order of their index: those with a network that overlaps p, and the one
 // that the best route to all of p, or a route to a part of it, leads to.

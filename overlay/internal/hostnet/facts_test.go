@@ -84,6 +84,25 @@ func TestCollision(t *testing.T) {
 	}
 }
 
+func TestLocalIsWhatEveryRouteCollidesWith(t *testing.T) {
+	f := gatewayFacts()
+	var got []string
+	for _, p := range f.Local() {
+		got = append(got, p.String())
+		if _, ok := f.Collision(p); !ok {
+			t.Errorf("%v is local, but does not collide", p)
+		}
+	}
+	want := []string{
+		"10.77.0.1/32", "10.77.0.2/32", "10.99.0.1/32", "127.0.0.0/8", "172.20.0.1/32",
+		"192.168.10.0/24", "192.168.10.254/32", "198.51.100.7/32", "203.0.113.0/24", "203.0.113.1/32",
+		"::1/128", "2001:db8:1::/64", "fd10::/64",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Local() (-want +got):\n%s", diff)
+	}
+}
+
 func TestInterfaceForFindsWhereAPrefixIs(t *testing.T) {
 	tests := []struct {
 		name, prefix string
