@@ -1,0 +1,185 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/planetmesh/planetmesh/overlay/internal/trust"
+)
+
+// peer is another gateway with whom we share keys.
+type peer struct {
+	id       trust.GatewayID
+	keys     []*pairKeys // never empty, newest first; guarded by Port.mu
+	endpoint *Endpoint
+	counter  *gossipCounter
+	starts   []*start // the present one first; guarded by Port.mu
+
+	// heard is the key of the last reply that counted, nil before. What we
+	// send uses it, so that a peer which has not learnt our new keys, or of
+	// whose new keys we have not learnt, is understood.
+	heard atomic.Pointer[pairKeys]
+	turn  atomic.Uint32               // of probes over all keys while nothing was heard
+	all   atomic.Pointer[[]*pairKeys] // keys, to be read without Port.mu
+}
+
+// sendKeys picks the key for the next datagram.
+func (pe *peer) sendKeys() *pairKeys {
+	if k := pe.heard.Load(); k != nil {
+		return k
+	}
+	keys := *pe.all.Load()
+	if len(keys) == 1 {
+		return keys[0]
+	}
+	return keys[int(pe.turn.Add(1)-1)%len(keys)]
+}
+
+// keyOwner is who a key ID belongs to. session is nil for probe keys.
+type keyOwner struct {
+	peer    *peer
+	keys    *pairKeys
+	session *session
+	until   time.Time // zero: no end
+}
+
+// lookup finds the owner of a key ID.
+func (p *Port) lookup(id keyID) (keyOwner, bool) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	o, ok := p.index[id]
+	return o, ok
+}
+
+func (p *Port) peer(id trust.GatewayID) *peer {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.peers[id]
+}
+
+// SetPeer makes a gateway a peer, or changes the keys of one. It agrees on the
+// pair key, two X25519 operations (up to eight during key changes), and is the
+// only place where that happens. Keys that stay keep their state. It fails for
+// keys of low order and for this gateway itself. Safe for concurrent use.
+func (p *Port) SetPeer(keys PeerKeys) error {
+	if keys.Identity == p.own.Identity || keys.ID == p.own.ID {
+		return fmt.Errorf("peer %s: %w", keys.ID.Short(), errOwnKeys)
+	}
+	agreed, err := agree(p.mesh, &p.own, &keys)
+	if err != nil {
+		return fmt.Errorf("peer %s: %w", keys.ID.Short(), err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pe := p.peers[keys.ID]
+	if pe == nil {
+		pe = &peer{id: keys.ID, endpoint: p.endpointLocked(keys.ID), counter: p.gossipCounterLocked(keys.ID)}
+	}
+	if err := pe.setKeysLocked(agreed, p.own.Boot); err != nil {
+		return fmt.Errorf("peer %s: %w", keys.ID.Short(), err)
+	}
+	p.peers[keys.ID] = pe
+	p.indexLocked()
+	return nil
+}
+
+var errOwnKeys = errors.New("keys of this gateway")
+
+// setKeysLocked replaces the keys and keeps those that are the same.
+func (pe *peer) setKeysLocked(agreed []*pairKeys, own trust.BootID) error {
+	for i, k := range agreed {
+		for _, before := range pe.keys {
+			if before.k == k.k {
+				agreed[i] = before
+			}
+		}
+	}
+	for _, st := range pe.starts {
+		if err := st.derive(own, agreed); err != nil {
+			return err
+		}
+	}
+	pe.keys = agreed
+	pe.all.Store(&agreed)
+	heard := pe.heard.Load()
+	for _, k := range agreed {
+		if k == heard {
+			return nil
+		}
+	}
+	pe.heard.Store(nil)
+	return nil
+}
+
+// RemovePeer forgets the keys and the path of a peer. Its virtual endpoint stays
+// valid and leads nowhere. Safe for concurrent use.
+func (p *Port) RemovePeer(id trust.GatewayID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.endpoints[id]; e != nil {
+		e.path.Store(nil)
+	}
+	if _, ok := p.peers[id]; ok {
+		delete(p.peers, id)
+		p.indexLocked()
+	}
+}
+
+// indexLocked rebuilds the table of key IDs.
+func (p *Port) indexLocked() {
+	index := make(map[keyID]keyOwner, len(p.index)+2)
+	for _, pe := range p.peers {
+		for _, k := range pe.keys {
+			index[k.receiveID] = keyOwner{peer: pe, keys: k}
+		}
+		for i, st := range pe.starts {
+			if i > 1 || (i == 1 && st.until.IsZero()) {
+				break // only the present start and the one before
+			}
+			for k, s := range st.sessions {
+				index[s.keys.receiveID] = keyOwner{peer: pe, keys: k, session: s, until: st.until}
+			}
+		}
+	}
+	p.index = index
+}
+
+func (p *Port) gossipCounterLocked(id trust.GatewayID) *gossipCounter {
+	c := p.gossipCounters[id]
+	if c == nil {
+		c = new(gossipCounter)
+		p.gossipCounters[id] = c
+	}
+	return c
+}
+
+// SetPath says where packets and gossip for a peer go. The zero AddrPort means
+// nowhere: packets are dropped and counted. Only the path prover calls it,
+// because whoever sets a path redirects the traffic of the peer. Safe for
+// concurrent use.
+func (p *Port) SetPath(id trust.GatewayID, to netip.AddrPort) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.endpointLocked(id)
+	to = unmap(to)
+	if !to.IsValid() || to.Port() == 0 {
+		e.path.Store(nil)
+		return
+	}
+	e.path.Store(&route{addr: to, endpoint: p.sock.endpoint(to)})
+}
+
+// ClearSources forgets which local addresses to answer from. Call it after
+// addresses or routes of the host changed. Safe for concurrent use.
+func (p *Port) ClearSources() { p.stream.forgetSources() }
+
+// route is where a virtual endpoint leads. Immutable.
+type route struct {
+	addr     netip.AddrPort
+	endpoint conn.Endpoint
+}
