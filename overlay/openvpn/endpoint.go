@@ -150,6 +150,9 @@ func (e *Endpoint) Status() Status {
 	s.Keys = e.count.keys.Load()
 	if l != nil {
 		s.Local = l.tr.local()
+		if out, ok := l.ch.outlet(); ok {
+			s.KeyID = out.keyID
+		}
 	}
 	return s
 }

@@ -12,7 +12,8 @@ var ErrClosed = fmt.Errorf("openvpn endpoint: %w", net.ErrClosed)
 
 // What ends a connection and makes the endpoint start the next one.
 var (
-	errSilent   = errors.New("nothing authentic from the peer within the restart timeout")
-	errPeerExit = errors.New("the peer said that it leaves")
-	errHangup   = errors.New("the peer's connection ended")
+	errSilent     = errors.New("nothing authentic from the peer within the restart timeout")
+	errPeerExit   = errors.New("the peer said that it leaves")
+	errSuperseded = errors.New("the session was replaced")
+	errHangup     = errors.New("the peer's connection ended")
 )

@@ -21,6 +21,7 @@ type link struct {
 	heard atomic.Int64  // nanoseconds since began, of the last authentic packet
 	sent  atomic.Int64  // likewise, of the last packet sent to the peer
 	began time.Time
+	up    atomic.Bool // the peer has proved who it is
 
 	fragMu sync.Mutex
 	frags  reassembler // guarded by fragMu
@@ -47,8 +48,9 @@ type channel interface {
 
 // outlet is a way to send payloads. It does not change.
 type outlet struct {
-	to  path
-	key *sendKey
+	to    path
+	key   *sendKey
+	keyID uint8 // in TLS mode
 }
 
 // sendKey is a sealer that several goroutines share.
@@ -346,7 +348,9 @@ func (r *linkReceiver) packet(from path, p []byte) {
 	r.heard = r.heard || heard
 	if err != nil {
 		l.e.dropped(reasonOf(err), from)
-		l.tr.reject(from)
+		if hostile(reasonOf(err)) {
+			l.tr.reject(from)
+		}
 		return
 	}
 	if payload == nil {
@@ -355,6 +359,16 @@ func (r *linkReceiver) packet(from path, p []byte) {
 	if err := r.unpack(payload); err != nil {
 		l.e.dropped(reasonOf(err), from)
 	}
+}
+
+// hostile tells reasons that end a TCP connection: over a stream, no honest peer
+// gives cause for them. The others come of packets that crossed a restart.
+func hostile(r Reason) bool {
+	switch r {
+	case ReasonShort, ReasonMalformed, ReasonAuth, ReasonDecrypt, ReasonReplay:
+		return true
+	}
+	return false
 }
 
 // unpack undoes fragments and framing and acts on the payload.
@@ -401,7 +415,9 @@ func (r *linkReceiver) flush() {
 	if r.heard {
 		r.heard = false
 		l.heard.Store(l.now())
-		l.e.hear()
+		if l.up.Load() {
+			l.e.hear()
+		}
 	}
 	r.deliver()
 }

@@ -83,6 +83,7 @@ func (c *staticChannel) follow(from path) {
 		c.out.Store(&outlet{to: from, key: out.key})
 	}
 	c.up = true
+	c.l.up.Store(true)
 	c.l.e.update(func(s *Status) { s.State, s.Peer = StateUp, from.addr })
 	c.l.kick()
 }
