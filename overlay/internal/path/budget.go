@@ -1,0 +1,166 @@
+package path
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/planetmesh/planetmesh/overlay/internal/trust"
+)
+
+// Budget bounds what is sent to addresses that have not proven themselves. A
+// zero field means the default.
+type Budget struct {
+	// Gaps are the pauses between the tries of an address; one more try than
+	// there are gaps. Default: five tries within 15 seconds, so that two sides
+	// that learn of each other at different moments still meet.
+	Gaps []time.Duration
+	// Rest is the pause between tries after that. Default 10 minutes.
+	Rest time.Duration
+	// KickPause is how long after its last try an address may be tried again
+	// because of Kick, or because the path died. Default 10 seconds.
+	KickPause time.Duration
+	// PerAddress and PerAddressBurst limit probes per second to one IP address over
+	// all peers. Defaults 1 and 5.
+	PerAddress, PerAddressBurst float64
+	// PerPeer and PerPeerBurst limit probes per second because of one peer over
+	// all its addresses: a record that names new ones all the time gains nothing.
+	// Defaults 0.15 and 80, twice the tries of a full record.
+	PerPeer, PerPeerBurst float64
+	// Total and TotalBurst limit probes per second in all. Defaults 50 and 50.
+	Total, TotalBurst float64
+}
+
+func (b Budget) withDefaults() Budget {
+	if len(b.Gaps) == 0 {
+		b.Gaps = []time.Duration{250 * time.Millisecond, 750 * time.Millisecond, 3 * time.Second, 11 * time.Second}
+	}
+	setDefault(&b.Rest, 10*time.Minute)
+	setDefault(&b.KickPause, 10*time.Second)
+	setDefault(&b.PerAddress, 1)
+	setDefault(&b.PerAddressBurst, 5)
+	setDefault(&b.PerPeer, 0.15)
+	setDefault(&b.PerPeerBurst, 80)
+	setDefault(&b.Total, 50)
+	setDefault(&b.TotalBurst, 50)
+	return b
+}
+
+func setDefault[T ~int64 | ~float64](field *T, value T) {
+	if *field == 0 {
+		*field = value
+	}
+}
+
+// Cadence of proven addresses. Starting values, to be changed by measurement.
+const (
+	// pathInterval is the pause between probes of the path in use: 26 B/s.
+	pathInterval = 5 * time.Second
+	// spareInterval is the same for proven addresses that are not the path.
+	spareInterval = 15 * time.Second
+	// learnInterval is the pause until a new address has learnSamples.
+	learnInterval = time.Second
+	learnSamples  = 3
+
+	// missAfter is the least time after which a reply counts as missing; the
+	// next probe follows at once. It is twice the round-trip time on paths
+	// where that is longer.
+	missAfter = time.Second
+	// deadAfter misses in a row make an address not alive.
+	deadAfter = 3
+
+	// challengeLife is how long a reply may take (docs/protocol.md, section 3).
+	challengeLife = 5 * time.Second
+
+	// A proven address that fell silent is asked every pathInterval for
+	// quickFor, every slowInterval until forgetAfter, and then has to prove
+	// itself again: its address may have gone to somebody else.
+	quickFor     = 10 * time.Minute
+	slowInterval = 30 * time.Second
+	forgetAfter  = time.Hour
+
+	// A spare replaces a path that works if it is faster by both.
+	betterShare = 0.2
+	betterLeast = 2 * time.Millisecond
+
+	// maxAddresses per peer: 8 of the record, the rest from elsewhere.
+	maxAddresses = 16
+
+	// mtuInterval is the pause between measurements of the path's MTU.
+	mtuInterval = 10 * time.Minute
+)
+
+// bucket is a token bucket. The zero value is full.
+type bucket struct {
+	used float64 // tokens missing to be full, at the moment at
+	at   time.Time
+}
+
+// settle brings used up to now.
+func (b *bucket) settle(now time.Time, rate float64) {
+	b.used = max(0, b.used-now.Sub(b.at).Seconds()*rate)
+	b.at = now
+}
+
+// wait is how long until a token is there: 0 for now.
+func (b *bucket) wait(now time.Time, rate, burst float64) time.Duration {
+	b.settle(now, rate)
+	if b.used <= burst-1 {
+		return 0
+	}
+	// One more nanosecond: rounding must not ask for a moment too early.
+	return time.Duration((b.used-(burst-1))/rate*float64(time.Second)) + 1
+}
+
+func (b *bucket) take() { b.used++ }
+
+// limits are the buckets of a Budget. Those of peers outlive the peers.
+type limits struct {
+	budget Budget
+	total  bucket
+	dest   map[netip.Addr]*bucket
+	peer   map[trust.GatewayID]*bucket
+}
+
+func newLimits(b Budget) limits {
+	return limits{budget: b.withDefaults(), dest: make(map[netip.Addr]*bucket), peer: make(map[trust.GatewayID]*bucket)}
+}
+
+// admit takes the tokens for a probe to a peer at addr. If one is missing, it
+// takes none and says how long to wait; total reports that everybody has to.
+func (l *limits) admit(peer trust.GatewayID, addr netip.Addr, now time.Time) (wait time.Duration, total bool) {
+	if w := l.total.wait(now, l.budget.Total, l.budget.TotalBurst); w > 0 {
+		return w, true
+	}
+	dest, of := of(l.dest, addr), of(l.peer, peer)
+	w := max(dest.wait(now, l.budget.PerAddress, l.budget.PerAddressBurst), of.wait(now, l.budget.PerPeer, l.budget.PerPeerBurst))
+	if w > 0 {
+		return w, false
+	}
+	dest.take()
+	of.take()
+	l.total.take()
+	return 0, false
+}
+
+func of[K comparable](m map[K]*bucket, key K) *bucket {
+	b := m[key]
+	if b == nil {
+		b = &bucket{}
+		m[key] = b
+	}
+	return b
+}
+
+// prune forgets buckets that are full again.
+func (l *limits) prune(now time.Time) {
+	prune(l.dest, now, l.budget.PerAddress)
+	prune(l.peer, now, l.budget.PerPeer)
+}
+
+func prune[K comparable](m map[K]*bucket, now time.Time, rate float64) {
+	for key, b := range m {
+		if b.settle(now, rate); b.used == 0 {
+			delete(m, key)
+		}
+	}
+}

@@ -1,0 +1,310 @@
+package path
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/planetmesh/planetmesh/overlay/internal/trust"
+)
+
+// peer is what a Prover knows about another gateway. Guarded by Prover.mu.
+type peer struct {
+	id        trust.GatewayID
+	addresses []*address
+	path      *address // proven; nil before the first proof
+	removed   bool
+	said      published
+
+	boot     trust.BootID
+	bootSent time.Time // when the probe was sent whose answer told boot
+
+	mtu mtuSearch
+}
+
+// published is what OnChange was last told.
+type published struct {
+	addr  netip.AddrPort
+	alive bool
+	mtu   int
+	ok    bool
+}
+
+// address is one address of a peer.
+//
+//	unproven --reply--> proven, alive --3 misses--> proven, not alive --1 h--> unproven
+//	                          ^----------reply----------'
+type address struct {
+	addr   netip.AddrPort
+	source Source
+	named  bool // by the last SetPeer
+	gone   bool // no longer in peer.addresses
+
+	due time.Time // of the next probe
+
+	// While not proven.
+	tries   int
+	lastTry time.Time
+
+	// Once proven.
+	proven   bool
+	last     time.Time // last reply
+	rtt      time.Duration
+	samples  int
+	loss     float64
+	misses   int       // in a row
+	suspect  time.Time // of the first of these misses
+	waiting  *attempt  // the probe whose answer is awaited
+	observed netip.AddrPort
+	mtu      int
+	dice     uint64 // spreads the probes of many addresses over time
+}
+
+// setCandidates replaces what is named and keeps what answers.
+func (pe *peer) setCandidates(named []Candidate, now time.Time) {
+	for _, a := range pe.addresses {
+		a.named = false
+	}
+	for _, c := range named {
+		if a := pe.find(c.Addr); a != nil {
+			a.named = true
+			a.source = c.Source
+			continue
+		}
+		pe.addresses = append(pe.addresses, &address{
+			addr: c.Addr, source: c.Source, named: true, due: now,
+			dice: binary.BigEndian.Uint64(pe.id[:8]) ^ uint64(c.Addr.Port()),
+		})
+	}
+	pe.tidy()
+}
+
+func (pe *peer) find(addr netip.AddrPort) *address {
+	for _, a := range pe.addresses {
+		if a.addr == addr {
+			return a
+		}
+	}
+	return nil
+}
+
+// tidy forgets addresses that are not named, unless they answer or are the path.
+func (pe *peer) tidy() {
+	pe.addresses = slices.DeleteFunc(pe.addresses, func(a *address) bool {
+		a.gone = !a.named && a != pe.path && !a.alive()
+		return a.gone
+	})
+}
+
+// alive reports whether replies come.
+func (a *address) alive() bool { return a.proven && a.misses < deadAfter }
+
+// patience is how long a reply may take before it counts as missing.
+func (a *address) patience() time.Duration {
+	return min(max(missAfter, 2*a.rtt), challengeLife)
+}
+
+// wakes is the moment at which a proven address wants attention, or an unproven
+// one that is not due yet.
+func (a *address) wakes(now time.Time) time.Time {
+	if a.waiting != nil {
+		return a.waiting.sent.Add(a.patience())
+	}
+	if a.due.After(now) {
+		return a.due
+	}
+	return now
+}
+
+// tried notes a probe to an unproven address and plans the next.
+func (a *address) tried(now time.Time, b *Budget) {
+	a.lastTry = now
+	pause := b.Rest
+	if a.tries < len(b.Gaps) {
+		pause = b.Gaps[a.tries]
+	}
+	a.tries++
+	a.due = now.Add(pause)
+}
+
+// kick makes addresses due: proven ones now, others if pause has passed since
+// their last try.
+func (pe *peer) kick(now time.Time, pause time.Duration) {
+	for _, a := range pe.addresses {
+		if a.proven || now.Sub(a.lastTry) >= pause {
+			a.due = earliest(a.due, now)
+		}
+	}
+}
+
+// learnBoot notes the start that a reply told, and reports whether it is
+// another one. The reply to an older probe does not bring back an older start.
+func (pe *peer) learnBoot(boot trust.BootID, sent time.Time) bool {
+	if sent.Before(pe.bootSent) {
+		return false
+	}
+	pe.bootSent = sent
+	changed := boot != pe.boot
+	pe.boot = boot
+	return changed
+}
+
+// answered notes a reply.
+func (pe *peer) answered(at *attempt, now time.Time) {
+	a := at.at
+	rtt := now.Sub(at.sent)
+	if !a.proven {
+		a.proven, a.samples, a.loss, a.tries = true, 0, 0, 0
+	}
+	a.samples++
+	if a.samples == 1 {
+		a.rtt = rtt
+	} else if at.size == probeSize {
+		a.rtt += (rtt - a.rtt) / 8 // RFC 6298 section 2 smooths with 1/8, too
+	}
+	a.loss -= a.loss / 16
+	a.misses, a.suspect, a.last = 0, time.Time{}, now
+	if at.size > probeSize {
+		pe.mtu.answered(at)
+		return
+	}
+	if a.waiting == nil || !at.sent.Before(a.waiting.sent) {
+		a.waiting = nil
+		a.due = at.sent.Add(pe.interval(a, now))
+	}
+}
+
+// interval is the pause between two probes of a proven address.
+func (pe *peer) interval(a *address, now time.Time) time.Duration {
+	silent := now.Sub(a.last)
+	var d time.Duration
+	switch {
+	case !a.alive() && silent >= quickFor:
+		d = slowInterval
+	case !a.alive():
+		d = pathInterval
+	case a.misses > 0:
+		return 0 // patience has passed already
+	case a.samples < learnSamples:
+		return learnInterval
+	case a == pe.path || pe.path == nil:
+		d = pathInterval
+	default:
+		d = spareInterval
+	}
+	return a.spread(d)
+}
+
+// spread varies d by up to a tenth downwards, the same in every run.
+func (a *address) spread(d time.Duration) time.Duration {
+	a.dice = a.dice*6364136223846793005 + 1442695040888963407 // MMIX, Knuth
+	return d - time.Duration(a.dice>>40)*(d/10)>>24
+}
+
+// judge counts the replies that are missing and acts on them.
+func (pe *peer) judge(now time.Time, pause time.Duration) (misses uint64) {
+	for _, a := range pe.addresses {
+		if a.waiting == nil || now.Sub(a.waiting.sent) < a.patience() {
+			continue
+		}
+		a.waiting = nil
+		misses++
+		a.misses++
+		a.loss += (1 - a.loss) / 16
+		if a.misses == 1 {
+			a.suspect = now
+		}
+		a.due = now.Add(pe.interval(a, now))
+		if a == pe.path {
+			pe.alarm(a, now, pause)
+		}
+		if now.Sub(a.last) > forgetAfter {
+			pe.unprove(a, now)
+		}
+	}
+	if misses > 0 {
+		pe.tidy()
+	}
+	return misses
+}
+
+// alarm looks for another way when the path misses a reply: proven addresses at
+// the first miss, all others once the path is dead.
+func (pe *peer) alarm(path *address, now time.Time, pause time.Duration) {
+	switch path.misses {
+	case 1:
+		for _, a := range pe.addresses {
+			if a.proven && a != path && a.waiting == nil {
+				a.due = earliest(a.due, now)
+			}
+		}
+	case deadAfter:
+		for _, a := range pe.addresses {
+			if !a.proven && now.Sub(a.lastTry) >= pause {
+				a.due = earliest(a.due, now)
+			}
+		}
+	}
+}
+
+// unprove makes an address prove itself again. It stays the path, so that a
+// gateway that comes back late is still found there.
+func (pe *peer) unprove(a *address, now time.Time) {
+	a.proven = false
+	a.tries = len(pe.addresses) + maxTries // all used up: one try per rest
+	a.lastTry = now
+	a.due = now.Add(slowInterval)
+}
+
+// maxTries is more than any budget has.
+const maxTries = 100
+
+// choose picks the path among the addresses that answer.
+func (pe *peer) choose() {
+	var best *address
+	for _, a := range pe.addresses {
+		if a.alive() && pe.eligible(a) && (best == nil || a.rtt < best.rtt) {
+			best = a
+		}
+	}
+	if best == nil || best == pe.path {
+		return
+	}
+	if cur := pe.path; cur != nil && cur.alive() && !better(best, cur) {
+		return
+	}
+	pe.path = best
+	pe.mtu.reset(best)
+	pe.tidy()
+}
+
+// eligible reports whether a may replace the path. While the path is dead, an
+// address that has answered since the trouble began; otherwise one that we know
+// well enough to compare.
+func (pe *peer) eligible(a *address) bool {
+	cur := pe.path
+	switch {
+	case cur == nil || a == cur:
+		return true
+	case !cur.alive():
+		return !a.last.Before(cur.suspect)
+	default:
+		return a.samples >= learnSamples
+	}
+}
+
+// better reports whether a is faster than the path by enough to move.
+func better(a, path *address) bool {
+	gain := path.rtt - a.rtt
+	return gain >= betterLeast && float64(gain) >= betterShare*float64(path.rtt)
+}
+
+// current is the path as others see it.
+func (pe *peer) current() (Path, bool) {
+	a := pe.path
+	if a == nil {
+		return Path{}, false
+	}
+	return Path{Addr: a.addr, RTT: a.rtt, Proven: a.last, Loss: a.loss, Alive: a.alive(), MTU: a.mtu}, true
+}

@@ -1,0 +1,489 @@
+package path
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/planetmesh/planetmesh/overlay/internal/trust"
+)
+
+// probeSize is the length of ordinary probes in bytes (docs/protocol.md,
+// section 3).
+const probeSize = 128
+
+// Sender sends a probe of size bytes to a peer at an address. It must not block
+// and not call the Prover.
+type Sender interface {
+	SendProbe(peer trust.GatewayID, to netip.AddrPort, challenge [16]byte, size int) error
+}
+
+// Config is what a Prover is made from.
+type Config struct {
+	// Send is required.
+	Send Sender
+
+	// Allowed says whether an address that is not proven may be asked; nil: all.
+	// It is the place to refuse addresses of the overlay and in granted
+	// prefixes, broadcast addresses of own networks, and private or link-local
+	// addresses that are neither on-link nor configured. Always refused are
+	// the unspecified address, multicast, 255.255.255.255, port 0, link-local
+	// IPv6, and loopback unless configured. It must not call the Prover.
+	Allowed func(Candidate) bool
+
+	// Loopback allows loopback addresses of every source: for tests on one
+	// machine.
+	Loopback bool
+
+	// OnChange is told when the path of a peer appeared, moved, died, came
+	// back, or got another MTU; ok is false when there is none any more. A path that died
+	// keeps its address, with Alive false. All three callbacks are called by Run
+	// without any lock, one at a time, in the order of events. They may be nil.
+	OnChange func(peer trust.GatewayID, p Path, ok bool)
+	// OnBoot is told the first and every other start of a peer.
+	OnBoot func(peer trust.GatewayID, boot trust.BootID)
+	// OnObserved is told our own address as a peer sees it, when that is new on
+	// the way that was asked.
+	OnObserved func(peer trust.GatewayID, mine netip.AddrPort)
+
+	// MTUSizes are lengths of UDP payloads to measure paths with, ascending; none: no
+	// measurement. Where the system fragments what is too long, sizes above the
+	// path's MTU can count as passing.
+	MTUSizes []int
+
+	// Budget bounds probes to unproven addresses.
+	Budget Budget
+
+	// Logger may be nil for silence.
+	Logger *slog.Logger
+}
+
+// Path is the way to a peer. A copy.
+type Path struct {
+	Addr   netip.AddrPort
+	RTT    time.Duration // smoothed
+	Proven time.Time     // of the last reply
+	Loss   float64       // share of probes without reply, smoothed, 0 to 1
+	Alive  bool          // replies come
+	MTU    int           // longest UDP payload in bytes that was answered; 0: not measured
+}
+
+// Counters are totals since New. A copy.
+type Counters struct {
+	Proven         uint64 `json:"proven"`          // probes to proven addresses
+	Unproven       uint64 `json:"unproven"`        // probes to other addresses
+	SendErrors     uint64 `json:"send_errors"`     // of them not sent
+	Replies        uint64 `json:"replies"`         // that counted
+	Misses         uint64 `json:"misses"`          // proven addresses that did not answer in time
+	Unknown        uint64 `json:"unknown"`         // replies without outstanding challenge: late, replayed or invented
+	WrongPeer      uint64 `json:"wrong_peer"`      // replies to a challenge for another peer
+	WrongSource    uint64 `json:"wrong_source"`    // replies from another address than was asked
+	RefusedAddress uint64 `json:"refused_address"` // candidates that may not be asked
+	TooMany        uint64 `json:"too_many"`        // candidates above the limit per peer
+	Limited        uint64 `json:"limited"`         // times that a limit put off probes
+}
+
+// Prover finds and keeps the path of every peer. Make one with New; it works
+// while Run does. All methods are safe for concurrent use.
+type Prover struct {
+	cfg Config
+	log *slog.Logger
+
+	wake chan struct{} // capacity 1: something is due earlier than planned
+
+	mu          sync.Mutex // guards the fields below; never held over sends and callbacks
+	peers       map[trust.GatewayID]*peer
+	order       []*peer // the same, ascending by ID, so that runs can be repeated
+	outstanding map[[16]byte]*attempt
+	sent        []*attempt // oldest first, until they expire
+	limits      limits
+	pruned      time.Time
+	events      []func() // callbacks to be called by Run
+	counters    Counters
+}
+
+// attempt is a probe under way.
+type attempt struct {
+	challenge [16]byte
+	peer      *peer
+	at        *address
+	size      int
+	sent      time.Time
+}
+
+// New makes a Prover. Nothing happens before Run.
+func New(cfg Config) *Prover {
+	p := &Prover{
+		cfg: cfg, log: cfg.Logger,
+		wake:        make(chan struct{}, 1),
+		peers:       make(map[trust.GatewayID]*peer),
+		outstanding: make(map[[16]byte]*attempt),
+		limits:      newLimits(cfg.Budget),
+	}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	return p
+}
+
+// SetPeer sets the candidates of a peer: all of them, each time. Addresses that
+// stay keep their state, and a proven one that is no longer named is kept while
+// it answers. At most 16 are kept, those of lower Source first.
+func (p *Prover) SetPeer(id trust.GatewayID, candidates []Candidate) {
+	p.mu.Lock()
+	pe := p.peers[id]
+	if pe == nil {
+		pe = &peer{id: id}
+		p.peers[id] = pe
+		at, _ := slices.BinarySearchFunc(p.order, id, compareID)
+		p.order = slices.Insert(p.order, at, pe)
+	}
+	pe.setCandidates(p.accepted(candidates), time.Now())
+	p.publish(pe)
+	p.mu.Unlock()
+	p.poke()
+}
+
+func compareID(pe *peer, id trust.GatewayID) int { return bytes.Compare(pe.id[:], id[:]) }
+
+// accepted returns the candidates that may be asked, best first, without
+// duplicates and not more than we keep.
+func (p *Prover) accepted(candidates []Candidate) []Candidate {
+	sorted := slices.Clone(candidates)
+	slices.SortStableFunc(sorted, func(a, b Candidate) int { return cmp.Compare(a.Source, b.Source) })
+	var out []Candidate
+	for _, c := range sorted {
+		c.Addr = netip.AddrPortFrom(c.Addr.Addr().Unmap(), c.Addr.Port())
+		switch {
+		case !p.allowed(c):
+			p.counters.RefusedAddress++
+		case slices.ContainsFunc(out, func(o Candidate) bool { return o.Addr == c.Addr }):
+		case len(out) == maxAddresses:
+			p.counters.TooMany++
+		default:
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (p *Prover) allowed(c Candidate) bool {
+	return c.askable(p.cfg.Loopback) && (p.cfg.Allowed == nil || p.cfg.Allowed(c))
+}
+
+// RemovePeer forgets a peer. Its path is gone.
+func (p *Prover) RemovePeer(id trust.GatewayID) {
+	p.mu.Lock()
+	if pe := p.peers[id]; pe != nil {
+		delete(p.peers, id)
+		at, _ := slices.BinarySearchFunc(p.order, id, compareID)
+		p.order = slices.Delete(p.order, at, at+1)
+		pe.removed = true
+		pe.path = nil
+		p.publish(pe)
+	}
+	p.mu.Unlock()
+	p.poke()
+}
+
+// Kick asks a peer now: at its proven addresses, and once more at those others
+// whose last try is long enough ago. For whoever has a reason to think that
+// something changed.
+func (p *Prover) Kick(id trust.GatewayID) {
+	p.mu.Lock()
+	if pe := p.peers[id]; pe != nil {
+		pe.kick(time.Now(), p.limits.budget.KickPause)
+	}
+	p.mu.Unlock()
+	p.poke()
+}
+
+// Reply takes an authenticated probe reply of peer and reports whether it
+// counts: its challenge must be outstanding, for this peer at this address, not
+// longer than five seconds. It does not block.
+func (p *Prover) Reply(from netip.AddrPort, id trust.GatewayID, challenge [16]byte, boot trust.BootID, observed netip.AddrPort) bool {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a := p.outstanding[challenge]
+	switch {
+	case a == nil || now.Sub(a.sent) > challengeLife || a.peer.removed || a.at.gone:
+		p.counters.Unknown++
+		return false
+	case a.peer.id != id:
+		p.counters.WrongPeer++
+		return false
+	case a.at.addr != from:
+		p.counters.WrongSource++
+		return false
+	}
+	delete(p.outstanding, challenge)
+	p.counters.Replies++
+	pe := a.peer
+	if pe.learnBoot(boot, a.sent) {
+		p.event(func() { call(p.cfg.OnBoot, id, boot) })
+	}
+	if observed.IsValid() && observed != a.at.observed {
+		a.at.observed = observed
+		p.event(func() { call(p.cfg.OnObserved, id, observed) })
+	}
+	pe.answered(a, now)
+	pe.choose()
+	p.publish(pe)
+	p.poke()
+	return true
+}
+
+func call[A, B any](f func(A, B), a A, b B) {
+	if f != nil {
+		f(a, b)
+	}
+}
+
+// event queues a callback for Run.
+func (p *Prover) event(f func()) { p.events = append(p.events, f) }
+
+// publish queues OnChange if what it last said about pe is no longer so.
+func (p *Prover) publish(pe *peer) {
+	now, ok := pe.current()
+	said := published{addr: now.Addr, alive: now.Alive, mtu: now.MTU, ok: ok}
+	if said == pe.said {
+		return
+	}
+	pe.said = said
+	p.event(func() {
+		p.log.Debug("path changed", "peer", pe.id.Short(), "endpoint", now.Addr, "rtt", now.RTT, "alive", now.Alive)
+		if p.cfg.OnChange != nil {
+			p.cfg.OnChange(pe.id, now, ok)
+		}
+	})
+}
+
+// Path returns the path of a peer; false if there is none.
+func (p *Prover) Path(id trust.GatewayID) (Path, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pe := p.peers[id]
+	if pe == nil {
+		return Path{}, false
+	}
+	return pe.current()
+}
+
+// Address is what is known about one address of a peer. A copy.
+type Address struct {
+	Candidate
+	Proven bool // it answered
+	InUse  bool // it is the path
+	Alive  bool
+	RTT    time.Duration
+	Loss   float64
+	Tries  int // while it was not proven
+}
+
+// Addresses returns what is known about every address of a peer, in the order
+// in which they came.
+func (p *Prover) Addresses(id trust.GatewayID) []Address {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pe := p.peers[id]
+	if pe == nil {
+		return nil
+	}
+	var out []Address
+	for _, a := range pe.addresses {
+		out = append(out, Address{
+			Candidate: Candidate{Addr: a.addr, Source: a.source},
+			Proven:    a.proven, InUse: a == pe.path, Alive: a.alive(), RTT: a.rtt, Loss: a.loss, Tries: a.tries,
+		})
+	}
+	return out
+}
+
+// Counters returns the totals so far.
+func (p *Prover) Counters() Counters {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counters
+}
+
+// poke makes Run look at once.
+func (p *Prover) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// minPause is the least time between two looks at the timetable. Everything in
+// it may be late by as much.
+const minPause = 2 * time.Millisecond
+
+// Run sends probes and calls the callbacks until ctx is done, and then returns
+// nil. Call it once.
+func (p *Prover) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+		case <-timer.C:
+		}
+		timer.Reset(max(minPause, p.round()))
+	}
+}
+
+// round does what is due and returns the time until the next.
+func (p *Prover) round() time.Duration {
+	now := time.Now()
+	p.mu.Lock()
+	p.expire(now)
+	for _, pe := range p.order {
+		p.counters.Misses += pe.judge(now, p.limits.budget.KickPause)
+		pe.choose()
+		p.publish(pe)
+	}
+	probes, next := p.due(now)
+	events := p.events
+	p.events = nil
+	p.mu.Unlock()
+
+	for _, a := range probes {
+		p.send(a)
+	}
+	for _, f := range events {
+		f()
+	}
+	return next
+}
+
+// send sends a probe and starts its clock.
+func (p *Prover) send(a *attempt) {
+	p.mu.Lock()
+	a.sent = time.Now()
+	p.mu.Unlock()
+	err := p.cfg.Send.SendProbe(a.peer.id, a.at.addr, a.challenge, a.size)
+	if err == nil {
+		return
+	}
+	p.log.Debug("probe not sent", "peer", a.peer.id.Short(), "endpoint", a.at.addr, "err", err)
+	p.mu.Lock()
+	p.counters.SendErrors++
+	p.mu.Unlock()
+}
+
+// expire forgets challenges that may no longer be answered, and full buckets.
+func (p *Prover) expire(now time.Time) {
+	n := 0
+	for n < len(p.sent) && now.Sub(p.sent[n].sent) > challengeLife {
+		delete(p.outstanding, p.sent[n].challenge)
+		n++
+	}
+	p.sent = slices.Delete(p.sent, 0, n)
+	if now.Sub(p.pruned) > time.Minute {
+		p.pruned = now
+		p.limits.prune(now)
+	}
+}
+
+// idleRound is the longest time between two rounds.
+const idleRound = time.Minute
+
+// due makes the probes whose time has come, as the budget allows, and returns
+// the time until the next.
+func (p *Prover) due(now time.Time) ([]*attempt, time.Duration) {
+	var probes, unproven []*attempt
+	next := now.Add(idleRound)
+	for _, pe := range p.order {
+		for _, a := range pe.addresses {
+			switch {
+			case a.due.After(now):
+			case !a.proven:
+				unproven = append(unproven, &attempt{peer: pe, at: a, size: probeSize})
+				continue // its next time is known below
+			case a.waiting == nil:
+				p.counters.Proven++
+				probes = append(probes, p.begin(&attempt{peer: pe, at: a, size: probeSize}, now))
+			}
+			next = earliest(next, a.wakes(now))
+		}
+		a, wakes := p.mtuProbe(pe, now)
+		if a != nil {
+			p.counters.Proven++
+			probes = append(probes, p.begin(a, now))
+		}
+		next = earliest(next, wakes)
+	}
+	fromUnproven, soonest := p.dueUnproven(unproven, now)
+	next = earliest(next, soonest)
+	if len(p.outstanding) > 0 && len(p.sent) > 0 {
+		next = earliest(next, p.sent[0].sent.Add(challengeLife+1))
+	}
+	return append(probes, fromUnproven...), next.Sub(now)
+}
+
+func earliest(a, b time.Time) time.Time {
+	if b.IsZero() || a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// dueUnproven spends the budget for unproven addresses: first tries before
+// later ones, better sources before others.
+func (p *Prover) dueUnproven(waiting []*attempt, now time.Time) (probes []*attempt, next time.Time) {
+	slices.SortFunc(waiting, func(a, b *attempt) int {
+		return cmp.Or(cmp.Compare(a.at.tries, b.at.tries), cmp.Compare(a.at.source, b.at.source),
+			a.at.due.Compare(b.at.due), bytes.Compare(a.peer.id[:], b.peer.id[:]), a.at.addr.Compare(b.at.addr))
+	})
+	for _, a := range waiting {
+		if !p.allowed(Candidate{Addr: a.at.addr, Source: a.at.source}) {
+			p.counters.RefusedAddress++
+			a.at.due = now.Add(p.limits.budget.Rest)
+			next = earliestSet(next, a.at.due)
+			continue
+		}
+		wait, total := p.limits.admit(a.peer.id, a.at.addr.Addr(), now)
+		if wait == 0 {
+			p.counters.Unproven++
+			a.at.tried(now, &p.limits.budget)
+			probes = append(probes, p.begin(a, now))
+			next = earliestSet(next, a.at.due)
+			continue
+		}
+		p.counters.Limited++
+		next = earliestSet(next, now.Add(wait))
+		if total {
+			break // the others are still due when the next token is there
+		}
+		a.at.due = now.Add(wait)
+	}
+	return probes, next
+}
+
+func earliestSet(a, b time.Time) time.Time {
+	if a.IsZero() {
+		return b
+	}
+	return earliest(a, b)
+}
+
+// begin gives an attempt its challenge.
+func (p *Prover) begin(a *attempt, now time.Time) *attempt {
+	_, _ = rand.Read(a.challenge[:]) // never fails (crypto/rand)
+	a.sent = now
+	if a.at.proven && a.size == probeSize {
+		a.at.waiting = a
+	}
+	p.outstanding[a.challenge] = a
+	p.sent = append(p.sent, a)
+	return a
+}
