@@ -136,20 +136,25 @@ func TestRenegotiationLosesNoPacketAndKeyIDsComeRound(t *testing.T) {
 				ec, es := mustOpen(t, c), mustOpen(t, s)
 				mustPassBoth(t, c, s)
 				time.Sleep(time.Second)
-				for len(deviceOf(s).out) > 0 {
-					<-deviceOf(s).out
+				for _, d := range []*chanDevice{deviceOf(c), deviceOf(s)} {
+					for len(d.out) > 0 {
+						<-d.out
+					}
 				}
 				var ids []uint8
 				for n := range uint32(1100) {
 					deviceOf(c).in <- innerPacket(n, 60)
+					deviceOf(s).in <- innerPacket(n, 60)
 					time.Sleep(100 * time.Millisecond)
-					select {
-					case p := <-deviceOf(s).out:
-						if got := binary.BigEndian.Uint32(p[16:]); got != n {
-							t.Fatalf("packet %d came instead of %d", got, n)
+					for _, side := range []Config{s, c} {
+						select {
+						case p := <-deviceOf(side).out:
+							if got := binary.BigEndian.Uint32(p[16:]); got != n {
+								t.Fatalf("packet %d came instead of %d", got, n)
+							}
+						default:
+							t.Fatalf("packet %d to the %s was lost; client %+v, server %+v", n, side.TLS.Role, ec.Status(), es.Status())
 						}
-					default:
-						t.Fatalf("packet %d was lost; client %+v, server %+v", n, ec.Status(), es.Status())
 					}
 					if id := ec.Status().KeyID; len(ids) == 0 || ids[len(ids)-1] != id {
 						ids = append(ids, id)
@@ -167,6 +172,27 @@ func TestRenegotiationLosesNoPacketAndKeyIDsComeRound(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestKeyInUseIsNotForgottenByQuickRenegotiations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := tlsPair(t, newMemNet())
+		c.TLS.RenegInterval, c.Ping = 2*time.Second, -1 // quick and silent
+		mustOpen(t, c)
+		mustOpen(t, s) // would send with an old key for 5 s
+		mustPass(t, deviceOf(s), deviceOf(c), 100)
+		for len(deviceOf(c).out) > 0 {
+			<-deviceOf(c).out
+		}
+		for n := range uint32(200) {
+			deviceOf(s).in <- innerPacket(n, 60)
+			time.Sleep(100 * time.Millisecond)
+			if len(deviceOf(c).out) != 1 {
+				t.Fatalf("packet %d was lost", n)
+			}
+			<-deviceOf(c).out
+		}
+	})
 }
 
 // badLine loses, repeats and delays a share of the datagrams.
