@@ -106,6 +106,7 @@ type Prover struct {
 	pruned      time.Time
 	events      []func() // callbacks to be called by Run
 	counters    Counters
+	rounds      uint64 // of Run
 }
 
 // attempt is a probe under way.
@@ -345,6 +346,7 @@ func (p *Prover) Run(ctx context.Context) error {
 func (p *Prover) round() time.Duration {
 	now := time.Now()
 	p.mu.Lock()
+	p.rounds++
 	p.expire(now)
 	for _, pe := range p.order {
 		p.counters.Misses += pe.judge(now, p.limits.budget.KickPause)
