@@ -106,3 +106,8 @@ func (c *testCert) pem(t testing.TB) (certs, key []byte) {
 	}
 	return certs, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
+
+// rootPEM returns the certificate alone as a file.
+func (c *testCert) rootPEM() ([]byte, error) {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw}), nil
+}

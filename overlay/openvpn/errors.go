@@ -15,5 +15,7 @@ var (
 	errSilent     = errors.New("nothing authentic from the peer within the restart timeout")
 	errPeerExit   = errors.New("the peer said that it leaves")
 	errSuperseded = errors.New("the session was replaced")
-	errHangup     = errors.New("the peer's connection ended")
+	// A real peer that refuses our certificate tells nobody but its own log.
+	errStartedOver = errors.New("the peer started over again and again (does it accept our certificate?)")
+	errHangup      = errors.New("the peer's connection ended")
 )

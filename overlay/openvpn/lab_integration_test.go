@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -42,6 +43,11 @@ func TestMain(m *testing.M) {
 	if err := exec.Command("ip", "link", "set", "lo", "up").Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "set lo up:", err)
 		os.Exit(1)
+	}
+	// The tests mostly wait, so many run at once.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "24"); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }

@@ -225,6 +225,7 @@ func (c *tlsChannel) greet(from path, p *controlPacket, now time.Time) (*session
 	c.tokens--
 	if len(c.sessions) == maxSessions {
 		at := slices.IndexFunc(c.sessions, func(s *session) bool { return s != c.active })
+		c.sessions[at].negotiating.reason = errStartedOver
 		c.dropLocked(c.sessions[at])
 	}
 	s := c.startLocked(from, now)
