@@ -1,0 +1,258 @@
+package trust
+
+import (
+	"bytes"
+	"crypto/ecdh"
+	"crypto/ed25519"
+	"crypto/hpke"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/planetmesh/planetmesh/overlay/internal/wire"
+)
+
+// EnrolRequest asks a redeemer for the certificate that a ticket promises.
+type EnrolRequest struct {
+	TicketID [16]byte
+	Identity IdentityKey
+	ReplyKey ExchangeKey // fresh, for this request alone
+	object   wire.Object
+}
+
+// EnrolReply is the redeemer's answer.
+type EnrolReply struct {
+	Status      EnrolStatus
+	Reason      string // for people, at most 512 bytes
+	Delegation  []byte // granted
+	Certificate []byte // granted
+	Records     [][]byte
+	Epochs      [][]byte
+}
+
+// EnrolStatus says how a request was judged.
+type EnrolStatus uint8
+
+// The answers (docs/protocol.md, section 2).
+const (
+	EnrolGranted EnrolStatus = 1
+	EnrolUsed    EnrolStatus = 2
+	EnrolExpired EnrolStatus = 3
+	EnrolVoid    EnrolStatus = 4
+	EnrolRefused EnrolStatus = 5
+)
+
+// Labels of the sealing (docs/protocol.md, section 2).
+const (
+	infoRequest = "planetmesh/1/enrol-request\x00"
+	infoReply   = "planetmesh/1/enrol-reply\x00"
+)
+
+// sealedHeader is ticket ID and redeemer gateway ID, in the clear.
+const sealedHeader = 32
+
+// MaxSealedRequest bounds a sealed request (docs/protocol.md, section 4).
+const MaxSealedRequest = 4 << 10
+
+// MaxSealedReply bounds a sealed reply (docs/protocol.md, section 4).
+const MaxSealedReply = 64 << 10
+
+// maxReason bounds the text of a reply (docs/protocol.md, section 2).
+const maxReason = 512
+
+var (
+	errSealed = fmt.Errorf("%w: sealed message", ErrFormat)
+	suiteKDF  = hpke.HKDFSHA256()
+	suiteAEAD = hpke.ChaCha20Poly1305()
+)
+
+// SealRequest makes the request for ticket t by an identity. The reply opens
+// with replyKey.
+func SealRequest(t *Ticket, identity ed25519.PrivateKey, replyKey *ecdh.PrivateKey) ([]byte, error) {
+	var w wire.Writer
+	w.Field(1, t.ID[:])
+	w.Field(2, identity.Public().(ed25519.PublicKey))
+	w.Field(3, replyKey.PublicKey().Bytes())
+	raw, err := encode(wire.EnrolRequest, t.Root.id, &w, t.key(), identity)
+	if err != nil {
+		return nil, err
+	}
+	redeemer := IDOf(t.Root.id, t.RedeemerIdentity)
+	header := append(bytes.Clone(t.ID[:]), redeemer[:]...)
+	sealed, err := seal(t.RedeemerLink[:], infoRequest+string(t.Root.id[:]), header, raw)
+	if err != nil {
+		return nil, err
+	}
+	return append(header, sealed...), nil
+}
+
+// Redeemer says for whom a sealed request is.
+func Redeemer(sealed []byte) (GatewayID, error) {
+	if len(sealed) < sealedHeader || len(sealed) > MaxSealedRequest {
+		return GatewayID{}, errSealed
+	}
+	return GatewayID(sealed[16:32]), nil
+}
+
+// OpenRequest opens a request sealed to the link key. Its signatures are not
+// checked yet: Verify does.
+func OpenRequest(mesh MeshID, link *ecdh.PrivateKey, sealed []byte) (*EnrolRequest, error) {
+	if len(sealed) < sealedHeader || len(sealed) > MaxSealedRequest {
+		return nil, errSealed
+	}
+	header := sealed[:sealedHeader]
+	raw, err := open(link, infoRequest+string(mesh[:]), header, sealed[sealedHeader:])
+	if err != nil {
+		return nil, err
+	}
+	o, err := wire.Decode(wire.EnrolRequest, raw)
+	if err != nil {
+		return nil, err
+	}
+	q := &EnrolRequest{object: o}
+	r := wire.NewReader(o.Body)
+	r.RequiredFixed(1, q.TicketID[:])
+	r.RequiredFixed(2, q.Identity[:])
+	r.RequiredFixed(3, q.ReplyKey[:])
+	if err := r.Close(); err != nil {
+		return nil, wrap("enrolment request", err)
+	}
+	if !bytes.Equal(q.TicketID[:], header[:16]) {
+		return nil, errSealed
+	}
+	return q, nil
+}
+
+// Verify checks that the holders of the ticket's seed and of the identity key
+// made the request.
+func (q *EnrolRequest) Verify(mesh MeshID, ticketKey ed25519.PublicKey) error {
+	if !q.object.Verify(mesh, 0, ticketKey) || !q.object.Verify(mesh, 1, q.Identity[:]) {
+		return fmt.Errorf("enrolment request: %w", ErrSignature)
+	}
+	return nil
+}
+
+// SealReply answers the request that came as sealed.
+func SealReply(mesh MeshID, q *EnrolRequest, sealed []byte, reply EnrolReply) ([]byte, error) {
+	var w wire.Writer
+	w.Uint8(1, uint8(reply.Status))
+	reason := strings.ToValidUTF8(reply.Reason, "?")
+	w.Optional(2, []byte(reason[:min(len(reason), maxReason)]))
+	w.Field(3, reply.Delegation)
+	w.Field(4, reply.Certificate)
+	w.Optional(5, concat(reply.Records))
+	w.Field(6, concat(reply.Epochs))
+	raw, err := encode(wire.EnrolReply, mesh, &w)
+	if err != nil {
+		return nil, err
+	}
+	return seal(q.ReplyKey[:], replyInfo(mesh, sealed), nil, raw)
+}
+
+func replyInfo(mesh MeshID, request []byte) string {
+	sum := sha256.Sum256(request)
+	return infoReply + string(mesh[:]) + string(sum[:])
+}
+
+// OpenReply opens the answer to the request that was sent as sealed.
+func OpenReply(mesh MeshID, replyKey *ecdh.PrivateKey, sealed, answer []byte) (*EnrolReply, error) {
+	if len(answer) > MaxSealedReply {
+		return nil, errSealed
+	}
+	raw, err := open(replyKey, replyInfo(mesh, sealed), nil, answer)
+	if err != nil {
+		return nil, err
+	}
+	o, err := wire.Decode(wire.EnrolReply, raw)
+	if err != nil {
+		return nil, err
+	}
+	reply := new(EnrolReply)
+	r := wire.NewReader(o.Body)
+	reply.Status = EnrolStatus(r.Uint8(1))
+	reply.Reason = string(r.Optional(2))
+	if len(reply.Reason) > maxReason || !utf8.ValidString(reply.Reason) {
+		r.Fail(fmt.Errorf("%w: reason", ErrFormat))
+	}
+	reply.Delegation, reply.Certificate = r.Field(3), r.Field(4)
+	reply.Records, err = wire.SplitObjects(r.Optional(5))
+	r.Fail(err)
+	reply.Epochs, err = wire.SplitObjects(r.Field(6))
+	r.Fail(err)
+	return reply, wrap("enrolment reply", r.Close())
+}
+
+// VerifyReply checks that a granted reply is exactly what the ticket promised
+// to this identity, and returns the chain.
+func VerifyReply(t *Ticket, identity IdentityKey, reply *EnrolReply) (Chain, error) {
+	ch, err := DecodeChain(reply.Delegation, reply.Certificate)
+	if err != nil {
+		return Chain{}, err
+	}
+	if err := t.Root.VerifyChainForm(ch); err != nil {
+		return Chain{}, err
+	}
+	c := ch.Certificate
+	switch {
+	case c.Identity != identity:
+		return Chain{}, errors.New("certificate is for another identity")
+	case c.Ticket != t.ID:
+		return Chain{}, errors.New("certificate is for another ticket")
+	case c.Gateway != t.Gateway, c.Site != t.Site, len(c.Grants) != len(t.Prefixes):
+		return Chain{}, errors.New("certificate is not what the ticket promised")
+	case !bytes.Equal(ch.Delegation.raw, t.Delegation.raw):
+		return Chain{}, errors.New("certificate was issued by another key than the ticket")
+	}
+	for i, g := range c.Grants {
+		if g.Prefix != t.Prefixes[i] {
+			return Chain{}, fmt.Errorf("certificate grants %v, the ticket promised %v", g.Prefix, t.Prefixes[i])
+		}
+	}
+	return ch, nil
+}
+
+// seal encrypts to an X25519 public key: enc ‖ ciphertext (RFC 9180, base mode).
+func seal(public []byte, info string, aad, plain []byte) ([]byte, error) {
+	key, err := ecdh.X25519().NewPublicKey(public)
+	if err != nil {
+		return nil, err
+	}
+	to, err := hpke.NewDHKEMPublicKey(key)
+	if err != nil {
+		return nil, err
+	}
+	enc, sender, err := hpke.NewSender(to, suiteKDF, suiteAEAD, []byte(info))
+	if err != nil {
+		return nil, err
+	}
+	ciphertext, err := sender.Seal(aad, plain)
+	if err != nil {
+		return nil, err
+	}
+	return append(enc, ciphertext...), nil
+}
+
+// encLen is the length of an encapsulated X25519 key (RFC 9180, section 7.1).
+const encLen = 32
+
+// open decrypts what seal made.
+func open(key *ecdh.PrivateKey, info string, aad, sealed []byte) ([]byte, error) {
+	if len(sealed) < encLen {
+		return nil, errSealed
+	}
+	from, err := hpke.NewDHKEMPrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	recipient, err := hpke.NewRecipient(sealed[:encLen], from, suiteKDF, suiteAEAD, []byte(info))
+	if err != nil {
+		return nil, errSealed
+	}
+	plain, err := recipient.Open(aad, sealed[encLen:])
+	if err != nil {
+		return nil, errSealed
+	}
+	return plain, nil
+}
