@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/planetmesh/planetmesh/internal/cli"
+	"github.com/planetmesh/planetmesh/meshd/internal/conf"
+	"github.com/planetmesh/planetmesh/meshd/internal/ctl"
+	"github.com/planetmesh/planetmesh/overlay"
+)
+
+// explain adds to err what to do about it. It is the one place that knows
+// cures. p says where things are, as far as the command asked.
+func explain(err error, p *places) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	if remote, ok := errors.AsType[*ctl.Error](err); ok {
+		return cli.Hint(err, remote.Hint) // the daemon knows better where its things are
+	}
+	return cli.Hint(err, cure(err, p))
+}
+
+// cure is what to type or do about err; empty means that nobody knows.
+func cure(err error, p *places) string {
+	if faults, ok := errors.AsType[conf.Faults](err); ok {
+		return "meshd check " + shellWord(faults[0].File)
+	}
+	if grant, ok := errors.AsType[*overlay.GrantError](err); ok {
+		return fmt.Sprintf("take %v out of \"announce\", or join again with a ticket that has it", grant.Prefix)
+	}
+	if overlap, ok := errors.AsType[*overlay.OverlapError](err); ok {
+		return fmt.Sprintf("renumber the LAN, or ask site %s to give %v up", overlap.Site, overlap.Other)
+	}
+	for _, c := range []func(error, *places) string{socketCure, stateCure, ticketCure, hostCure} {
+		if hint := c(err, p); hint != "" {
+			return hint
+		}
+	}
+	return ""
+}
+
+// socketCure is about the control socket and its directory.
+func socketCure(err error, p *places) string {
+	switch {
+	case errors.Is(err, ctl.ErrNotRunning):
+		return "meshd run" + p.flags() + runFlag(p)
+	case errors.Is(err, ctl.ErrInUse):
+		return "meshd status" + runFlag(p) + " shows what runs; a second daemon needs --run and --state of its own"
+	case errors.Is(err, ctl.ErrExposed):
+		return "name a directory of its own, such as --run " + shellWord(filepath.Join(p.run, "meshd")) + ", or: chmod 700 " + shellWord(p.run)
+	}
+	return ""
+}
+
+// stateCure is about the state directory.
+func stateCure(err error, p *places) string {
+	switch {
+	case errors.Is(err, overlay.ErrNoState):
+		return "meshd init" + p.flags() + " --mesh NAME --site SITE --prefix CIDR founds a mesh, meshd join" + p.flags() + " TICKET joins one"
+	case errors.Is(err, overlay.ErrStateExists):
+		return "meshd run" + p.flags() + runFlag(p) + " starts that gateway; for another one name another --state DIR"
+	case errors.Is(err, overlay.ErrStateInUse):
+		return "meshd status shows what runs; for another gateway name another --state DIR"
+	case errors.Is(err, overlay.ErrStateExposed):
+		return "chmod 600 the file; if somebody else may have read it, move the state away and join again with a new ticket"
+	case errors.Is(err, overlay.ErrStateCorrupt):
+		return "restore the file from a backup, or move the state away and join again with a new ticket"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "free space on that file system (df -h), then do the same again; nothing was changed"
+	case errors.Is(err, syscall.EROFS):
+		return "name a --state DIR that can be written to"
+	}
+	return ""
+}
+
+// ticketCure is about joining and inviting.
+func ticketCure(err error, _ *places) string {
+	switch {
+	case errors.Is(err, overlay.ErrTicketExpired), errors.Is(err, overlay.ErrTicketUsed), errors.Is(err, overlay.ErrTicketRefused):
+		return "ask for a new ticket (meshd ticket on the gateway that made this one)"
+	case errors.Is(err, overlay.ErrNotIssuer):
+		return "meshd ticket works on the gateway where meshd init was run"
+	case errors.Is(err, overlay.ErrUnknownGateway):
+		return "meshd status lists sites and gateways"
+	case errors.Is(err, overlay.ErrNoPath):
+		return "see whether that gateway runs and whether UDP to its address gets through (meshd status there)"
+	}
+	return ""
+}
+
+// hostCure is about the machine.
+func hostCure(err error, p *places) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "ss -lunp shows who has the port; \"port:\" in the configuration names another one"
+	case errors.Is(err, syscall.EBUSY):
+		return "ip link shows who has the interface; \"interface:\" in the configuration names another one"
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		return "do it as root (sudo)"
+	case errors.Is(err, fs.ErrPermission):
+		return "give the process CAP_NET_ADMIN and access to /dev/net/tun, or set \"device: netstack\""
+	case isTUN(err) && errors.Is(err, fs.ErrNotExist), isTUN(err) && errors.Is(err, syscall.ENODEV), isTUN(err) && errors.Is(err, syscall.ENXIO):
+		return "modprobe tun; in a container pass the device on (--device /dev/net/tun)"
+	case errors.Is(err, fs.ErrNotExist) && p.config != "":
+		return ""
+	case errors.Is(err, errors.ErrUnsupported):
+		return "set \"device: netstack\" to run without the kernel's help"
+	}
+	return ""
+}
+
+// tunPath is where Linux has the device that makes TUN interfaces.
+const tunPath = "/dev/net/tun"
+
+// isTUN reports whether err comes from opening the TUN device.
+func isTUN(err error) bool {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Path == tunPath
+	}
+	_, err = os.Stat(tunPath)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// runFlag is --run if the daemon is not where everybody looks.
+func runFlag(p *places) string {
+	if p.run == "" || p.run == ctl.DefaultDir {
+		return ""
+	}
+	return " --run " + shellWord(p.run)
+}
+
+// isTimeout reports whether err says that something took too long.
+func isTimeout(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
+}
