@@ -204,6 +204,7 @@ func (l *link) leave() { l.ch.leave() }
 type sendBuffer struct {
 	packets [][]byte
 	framed  []byte
+	plain   plaintext // here, because seal is behind an interface and would move it to the heap
 }
 
 // slot returns the memory for the n-th packet of a batch.
@@ -267,10 +268,11 @@ func reasonOf(err error) Reason {
 // pack frames, fragments and seals one payload into the slots from n on, and
 // returns how many packets that made.
 func (l *link) pack(b *sendBuffer, n int, box sealer, payload []byte) (int, error) {
-	p := plaintext{body: payload}
-	l.e.cfg.Framing.frame(&p)
+	p := &b.plain
+	*p = plaintext{body: payload}
+	l.e.cfg.Framing.frame(p)
 	if l.e.cfg.Fragment == 0 {
-		sealed, err := box.seal(b.slot(n), &p)
+		sealed, err := box.seal(b.slot(n), p)
 		b.packets[n] = sealed
 		return 1, err
 	}
@@ -280,7 +282,7 @@ func (l *link) pack(b *sendBuffer, n int, box sealer, payload []byte) (int, erro
 	}
 	if p.size() <= most {
 		p.pushHead(0, 0, 0, 0)
-		sealed, err := box.seal(b.slot(n), &p)
+		sealed, err := box.seal(b.slot(n), p)
 		b.packets[n] = sealed
 		return 1, err
 	}
@@ -305,9 +307,10 @@ func (l *link) packFragments(b *sendBuffer, n int, box sealer, size int) (int, e
 		if len(rest) == 0 {
 			h.kind, h.size = fragmentLast, size
 		}
-		p, header := plaintext{body: part}, h.encode()
-		p.pushHead(header[:]...)
-		sealed, err := box.seal(b.slot(n+made), &p)
+		header := h.encode()
+		b.plain = plaintext{body: part}
+		b.plain.pushHead(header[:]...)
+		sealed, err := box.seal(b.slot(n+made), &b.plain)
 		if err != nil {
 			return made, err
 		}

@@ -47,6 +47,7 @@ func (s *staticLab) open() *Endpoint {
 }
 
 func TestStaticKeyWithRealPeer(t *testing.T) {
+	t.Parallel()
 	type row struct {
 		name   string
 		cipher Cipher
@@ -107,6 +108,7 @@ func TestStaticKeyWithRealPeer(t *testing.T) {
 }
 
 func TestStaticDirectionsWithRealPeer(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		ours  Direction
 		peer  string
@@ -139,6 +141,7 @@ func (l *lab) pings() bool {
 }
 
 func TestStaticTCPWithRealPeer(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name string
 		ours Transport
@@ -185,6 +188,7 @@ func TestStaticIPv6WithRealPeer(t *testing.T) {
 }
 
 func TestStaticPeerFollowsUs(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct{ name, args string }{{"S10 no remote", ""}, {"S10 float", "--float --remote"}} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()

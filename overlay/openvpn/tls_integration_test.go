@@ -66,6 +66,7 @@ func (l *tlsLab) byCA() []string {
 }
 
 func TestTLSWithRealPeer(t *testing.T) {
+	t.Parallel()
 	type row struct {
 		name   string
 		args   string
@@ -185,6 +186,7 @@ func (l *tlsLab) largeChain() {
 }
 
 func TestTLSRefusals(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name  string
 		args  string
@@ -218,6 +220,7 @@ func TestTLSRefusals(t *testing.T) {
 }
 
 func TestTLSRenegotiationWithRealPeer(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name  string
 		wrap  Wrap
@@ -284,6 +287,7 @@ func (l *lab) pingWhile(ctx context.Context, done func() bool) string {
 }
 
 func TestTLSTCPWithRealPeer(t *testing.T) {
+	t.Parallel()
 	for _, role := range []Role{TLSClient, TLSServer} {
 		for _, tr := range []Transport{TCPListen, TCPConnect} {
 			t.Run(fmt.Sprintf("T12 %s as %s", tr, role), func(t *testing.T) {
@@ -312,6 +316,7 @@ func TestTLSTCPWithRealPeer(t *testing.T) {
 }
 
 func TestTLSRecoveryWithRealPeer(t *testing.T) {
+	t.Parallel()
 	for _, role := range []Role{TLSClient, TLSServer} {
 		t.Run(fmt.Sprintf("T13 as %s", role), func(t *testing.T) {
 			t.Parallel()
@@ -352,6 +357,7 @@ func TestTLSRecoveryWithRealPeer(t *testing.T) {
 }
 
 func TestTLSExitWithRealPeer(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name string
 		mask uint32
@@ -381,6 +387,7 @@ func TestTLSExitWithRealPeer(t *testing.T) {
 }
 
 func TestTLSBadLineWithRealPeer(t *testing.T) {
+	t.Parallel()
 	for _, role := range []Role{TLSClient, TLSServer} {
 		t.Run(fmt.Sprintf("T16 as %s", role), func(t *testing.T) {
 			t.Parallel()
