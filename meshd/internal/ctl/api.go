@@ -13,7 +13,7 @@ import (
 type Mesh interface {
 	Status() overlay.Status
 	Matrix(ctx context.Context) overlay.Matrix
-	MatrixHosts(ctx context.Context, hosts []netip.Addr) overlay.HostMatrix
+	MatrixHosts(ctx context.Context, hosts []netip.Addr) (overlay.HostMatrix, error)
 	// Resolve gives at least one ID or an error that is overlay.ErrUnknownGateway.
 	Resolve(name string) ([]overlay.GatewayID, error)
 	Ping(ctx context.Context, id overlay.GatewayID) (overlay.PingResult, error)
@@ -49,9 +49,9 @@ type HostsRequest struct {
 	Hosts []netip.Addr `json:"hosts"` // 1 to MaxHosts
 }
 
-// MaxHosts is how many hosts fit in one request: as many as the answer of one
-// gateway has room for (docs/protocol.md, section 4, peer API).
-const MaxHosts = 1024
+// MaxHosts is how many hosts fit in one request: as many as a gateway measures
+// to for another one (overlay.Mesh.MatrixHosts).
+const MaxHosts = 256
 
 // PingRequest names a site, a gateway or a gateway ID.
 type PingRequest struct {

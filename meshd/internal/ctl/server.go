@@ -123,7 +123,7 @@ func (s *Server) hosts(r *http.Request) (any, error) {
 			return nil, &requestError{http.StatusBadRequest, "an empty host: want an address"}
 		}
 	}
-	return s.Mesh.MatrixHosts(r.Context(), req.Hosts), nil
+	return s.Mesh.MatrixHosts(r.Context(), req.Hosts)
 }
 
 // ping probes every gateway that is meant, at once: one that does not answer
