@@ -33,6 +33,7 @@ const (
 	fileRevocations = "revocations"
 	filePeers       = "peers"
 	fileSeeds       = "seeds"
+	fileRedeemer    = "redeemer"
 )
 
 // sequenceBlock is how many sequence numbers one fsync reserves

@@ -1,0 +1,288 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/planetmesh/planetmesh/overlay/internal/engine"
+	"github.com/planetmesh/planetmesh/overlay/internal/record"
+)
+
+// resync is how often the desired state is compared with the real one even
+// when nothing happened: it repairs what others changed on the host.
+const resync = 30 * time.Second
+
+// settle lets a burst of events become one application.
+const settle = 20 * time.Millisecond
+
+// controlLoop owns the desired state. Events only mark it dirty; a missed one
+// costs time, not truth.
+func (m *Mesh) controlLoop(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.dirty:
+		case <-time.After(resync):
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(settle):
+		}
+		if err := m.apply(ctx); err != nil && ctx.Err() == nil {
+			m.warn("apply", err.Error())
+			m.log.Error("desired state not wholly applied", "err", err)
+		} else {
+			m.warn("apply", "")
+		}
+	}
+}
+
+// apply computes the desired state and puts the difference into effect. Only
+// Open and the control loop call it.
+func (m *Mesh) apply(ctx context.Context) error {
+	want := engine.Compute(m.inputs())
+	var had engine.Desired
+	if last := m.applied.Load(); last != nil {
+		had = last.desired
+	}
+	if err := m.device.Apply(ctx, engine.Diff(had, want)); err != nil {
+		return fmt.Errorf("configure device: %w", err)
+	}
+	m.mu.Lock()
+	for _, p := range want.Peers {
+		if state := m.peers[p.ID]; state != nil {
+			state.wg = p.WireGuard
+		}
+	}
+	announced := prefixesOf(m.routes)
+	m.mu.Unlock()
+	m.applied.Store(&applied{desired: want})
+	m.announce(had, want)
+
+	err := m.host.apply(ctx, hostState{
+		overlay:   m.self.overlay,
+		mtu:       m.cfg.MTU,
+		routes:    append(routePrefixes(want.Routes), m.overlayRoutes(want)...),
+		announced: announced,
+	})
+	if err != nil {
+		return fmt.Errorf("configure host: %w", err)
+	}
+	return nil
+}
+
+// overlayRoutes are the overlay addresses of all peers, so that the gateways
+// themselves reach each other.
+func (m *Mesh) overlayRoutes(d engine.Desired) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range d.Peers {
+		out = append(out, netip.PrefixFrom(p.Overlay, 128))
+	}
+	return out
+}
+
+// inputs collects what the engine decides from.
+func (m *Mesh) inputs() engine.Inputs {
+	in := engine.Inputs{
+		Self:    m.self.id,
+		Site:    m.self.certificate().Site,
+		Overlay: m.self.block,
+		Proven:  make(map[GatewayID]bool),
+		Alive:   make(map[GatewayID]bool),
+	}
+	now := m.now()
+	m.mu.Lock()
+	in.Accept = slices.Clone(m.accept)
+	for id, p := range m.peers {
+		in.Proven[id], in.Alive[id] = p.proven, p.alive
+	}
+	m.mu.Unlock()
+	for _, r := range m.book.All() {
+		if m.revocations.Revoked(r.Chain) || !r.ValidAt(now) {
+			continue
+		}
+		in.Announcements = append(in.Announcements, announcement(r))
+	}
+	in.Local = m.localPrefixes(in.Announcements)
+	return in
+}
+
+// localPrefixes are the announced prefixes of others that this host cannot
+// route into the overlay, and the addresses of endpoints in use.
+func (m *Mesh) localPrefixes(all []engine.Announcement) []engine.Local {
+	var out []engine.Local
+	for _, a := range all {
+		if a.ID == m.self.id {
+			continue
+		}
+		for _, r := range a.Routes {
+			if reason, collides := m.host.collision(r.Prefix); collides {
+				out = append(out, engine.Local{Prefix: r.Prefix, Reason: reason})
+			}
+		}
+		if path, ok := m.prover.Path(a.ID); ok {
+			addr := path.Addr.Addr().Unmap()
+			out = append(out, engine.Local{
+				Prefix: netip.PrefixFrom(addr, addr.BitLen()),
+				Reason: fmt.Sprintf("covers the endpoint of %s", a.Name),
+			})
+		}
+	}
+	return out
+}
+
+// announcement is what the engine needs of a record.
+func announcement(r *record.Record) engine.Announcement {
+	c := r.Chain.Certificate
+	a := engine.Announcement{
+		ID:        r.ID,
+		Name:      c.Gateway,
+		Site:      c.Site,
+		WireGuard: r.WireGuard,
+		Overlay:   r.Overlay,
+		Left:      r.Left,
+	}
+	for _, g := range c.Grants {
+		a.Grants = append(a.Grants, engine.Grant{Prefix: g.Prefix, Claim: r.Chain.Claim(g)})
+	}
+	for _, route := range r.Routes {
+		a.Routes = append(a.Routes, engine.AnnouncedRoute{Prefix: route.Prefix, Priority: route.Priority})
+	}
+	return a
+}
+
+// announce tells watchers and the log what changed in routes and conflicts.
+func (m *Mesh) announce(had, want engine.Desired) {
+	old := make(map[netip.Prefix]engine.Route)
+	for _, r := range had.Routes {
+		old[r.Prefix] = r
+	}
+	for _, r := range want.Routes {
+		before, existed := old[r.Prefix]
+		delete(old, r.Prefix)
+		e := Event{Kind: EventRouteAdded, Gateway: r.Name, Site: r.Site, Prefix: r.Prefix, Text: r.Why}
+		switch {
+		case !existed:
+			m.log.Info("route added", "route", r.Prefix, "peer", r.Name, "site", r.Site)
+		case before.Peer != r.Peer:
+			e.Kind = EventRouteMoved
+			m.log.Info("route moved", "route", r.Prefix, "peer", r.Name, "site", r.Site)
+		default:
+			continue
+		}
+		m.events.emit(e)
+	}
+	for _, r := range old {
+		m.events.emit(Event{Kind: EventRouteRemoved, Gateway: r.Name, Site: r.Site, Prefix: r.Prefix})
+		m.log.Info("route removed", "route", r.Prefix, "peer", r.Name, "site", r.Site)
+	}
+	for _, c := range want.Conflicts {
+		if !slices.Contains(had.Conflicts, c) {
+			m.events.emit(Event{Kind: EventConflict, Prefix: c.Prefix, Gateway: c.Loser, Text: c.Reason})
+			m.log.Warn("overlapping grants", "route", c.Prefix, "peer", c.Loser, "err", c.Reason)
+		}
+	}
+	for _, r := range want.Refused {
+		if !slices.Contains(had.Refused, r) {
+			m.events.emit(Event{Kind: EventRefused, Prefix: r.Prefix, Gateway: r.Name, Text: r.Reason})
+			m.log.Warn("route not installed", "route", r.Prefix, "peer", r.Name, "err", r.Reason)
+		}
+	}
+}
+
+func prefixesOf(routes []Route) []netip.Prefix {
+	var out []netip.Prefix
+	for _, r := range routes {
+		out = append(out, r.Prefix)
+	}
+	return out
+}
+
+func routePrefixes(routes []engine.Route) []netip.Prefix {
+	var out []netip.Prefix
+	for _, r := range routes {
+		out = append(out, r.Prefix)
+	}
+	return out
+}
+
+// hostChanged is called when addresses or routes of the host change.
+func (m *Mesh) hostChanged() {
+	m.port.ClearSources()
+	wake(m.dirty)
+	wake(m.republish)
+}
+
+// saveDelay lets a burst of records become one write.
+const saveDelay = time.Second
+
+// saveLoop keeps records and peers on disk, so that a mesh whose seed is gone
+// restarts and re-forms.
+func (m *Mesh) saveLoop(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.unsaved:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(saveDelay):
+		}
+		err := m.save()
+		text := ""
+		if err != nil {
+			text = fmt.Sprintf("records are not stored; after a restart this gateway may not find the others: %v", err)
+		}
+		m.warn("save", text)
+	}
+}
+
+// save writes records, proven addresses and the time.
+func (m *Mesh) save() error {
+	var raws [][]byte
+	for _, r := range m.book.All() {
+		raws = append(raws, r.Raw)
+	}
+	m.mu.Lock()
+	proven := make(map[string]netip.AddrPort, len(m.saved))
+	for id, addr := range m.saved {
+		if _, known := m.book.Get(id); known {
+			proven[id.String()] = addr
+		}
+	}
+	m.mu.Unlock()
+	return errors.Join(
+		saveList(m.cfg.Store, fileRecords, raws),
+		saveJSON(m.cfg.Store, filePeers, proven),
+		saveJSON(m.cfg.Store, fileTime, m.now()),
+	)
+}
+
+// upkeepInterval is how often validity is looked at: a certificate's end is
+// a matter of hours of tolerance.
+const upkeepInterval = time.Minute
+
+// upkeepLoop drops expired records and renews the own certificate.
+func (m *Mesh) upkeepLoop(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(upkeepInterval):
+		}
+		for _, id := range m.book.Expire(m.now()) {
+			m.forget(id)
+			wake(m.unsaved)
+		}
+		wake(m.dirty)
+		m.renewIfDue(ctx)
+	}
+}

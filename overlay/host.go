@@ -1,0 +1,230 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/planetmesh/planetmesh/overlay/internal/fw"
+	"github.com/planetmesh/planetmesh/overlay/internal/hostnet"
+)
+
+// host is the machine around the mesh: its addresses, routes and settings.
+type host interface {
+	// candidates returns local addresses that others may try.
+	candidates() []netip.Addr
+	// onLink reports whether addr is in a network that this host is plugged into.
+	onLink(addr netip.Addr) bool
+	// collision says what on this host a route for p would get in the way of.
+	collision(p netip.Prefix) (reason string, collides bool)
+	// apply makes the host carry packets as wanted.
+	apply(ctx context.Context, want hostState) error
+	// watch wakes the mesh when addresses or routes of the host change.
+	watch(ctx context.Context) error
+	// close hands the host back as it was found.
+	close() error
+}
+
+// hostState is what the mesh wants of the host.
+type hostState struct {
+	overlay   netip.Addr
+	mtu       int
+	routes    []netip.Prefix // reached through the overlay
+	announced []netip.Prefix // behind this gateway
+}
+
+// openHost returns the host of a gateway with a TUN device, or one that leaves
+// the machine alone.
+func openHost(m *Mesh) (host, error) {
+	local := m.cfg.LocalAddrs
+	if m.cfg.Device != DeviceTUN {
+		if local == nil && m.cfg.ListenPacket == nil {
+			local = interfaceAddrs
+		}
+		return &quietHost{addrs: local}, nil
+	}
+	dir, ok := m.cfg.Store.(*DirStore)
+	if !ok {
+		return nil, errors.New("device tun: want a store in a directory, for the journal of host settings")
+	}
+	journal := filepath.Join(filepath.Clean(dir.Dir()), "hostnet.journal")
+	net, err := hostnet.Open(hostnet.Config{Link: m.cfg.Interface, Journal: journal, Logger: m.log})
+	if err != nil {
+		return nil, err
+	}
+	h := &kernelHost{m: m, net: net, addrs: local}
+	if !m.cfg.KeepHost {
+		h.fw, err = fw.Open(fw.Config{Link: m.cfg.Interface, Logger: m.log})
+		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			m.warn("firewall", fmt.Sprintf("tcp segments are not clamped, so hosts with broken path mtu discovery may stall: %v", err))
+			h.fw = nil
+		case err != nil:
+			return nil, errors.Join(err, net.Close())
+		}
+	}
+	if err := h.look(); err != nil {
+		return nil, errors.Join(err, h.close())
+	}
+	return h, nil
+}
+
+// kernelHost shapes the host through netlink and nftables.
+type kernelHost struct {
+	m     *Mesh
+	net   *hostnet.Host
+	fw    *fw.Firewall // nil: left alone
+	addrs func() []netip.Addr
+
+	mu    sync.Mutex // guards facts
+	facts hostnet.Facts
+}
+
+// look reads the facts again.
+func (h *kernelHost) look() error {
+	facts, err := h.net.Facts()
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.facts = facts
+	h.mu.Unlock()
+	return nil
+}
+
+func (h *kernelHost) seen() hostnet.Facts {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.facts
+}
+
+func (h *kernelHost) candidates() []netip.Addr {
+	if h.addrs != nil {
+		return h.addrs()
+	}
+	return h.seen().Candidates()
+}
+
+func (h *kernelHost) onLink(addr netip.Addr) bool {
+	for _, i := range h.seen().Interfaces {
+		if i.Ours || i.Loopback {
+			continue
+		}
+		for _, a := range i.Addresses {
+			if a.Prefix.Masked().Contains(addr) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (h *kernelHost) collision(p netip.Prefix) (string, bool) {
+	r, collides := h.seen().Collision(p)
+	if !collides {
+		return "", false
+	}
+	return fmt.Sprintf("collides with %v on %s of this host", r.Prefix, r.Interface), true
+}
+
+func (h *kernelHost) apply(ctx context.Context, want hostState) error {
+	if err := h.look(); err != nil {
+		return err
+	}
+	facts := h.seen()
+	d := hostnet.Desired{MTU: want.mtu}
+	if facts.IPv6 {
+		d.Addresses = []netip.Prefix{netip.PrefixFrom(want.overlay, 128)}
+		h.m.warn("ipv6", "")
+	} else {
+		h.m.warn("ipv6", "ipv6 is switched off on this host: overlay addresses and ipv6 prefixes do not work here; ipv4 does")
+	}
+	v4, v6 := facts.SourceFor(want.announced)
+	for _, p := range want.routes {
+		if p.Addr().Is6() && !facts.IPv6 {
+			continue
+		}
+		source := v4
+		if p.Addr().Is6() {
+			source = v6
+		}
+		d.Routes = append(d.Routes, hostnet.Route{Prefix: p, Source: source})
+	}
+	if !h.m.cfg.KeepHost {
+		h.forward(&d, facts, want)
+	}
+	errs := []error{h.net.Apply(ctx, d)}
+	if h.fw != nil {
+		errs = append(errs, h.fw.Apply(fw.Desired{MTU: want.mtu, Restrict: true, Prefixes: want.announced}))
+	}
+	h.diagnose()
+	return errors.Join(errs...)
+}
+
+// forward asks for forwarding between the overlay and the interfaces behind
+// which the announced prefixes are.
+func (h *kernelHost) forward(d *hostnet.Desired, facts hostnet.Facts, want hostState) {
+	for _, p := range want.announced {
+		for _, i := range facts.InterfaceFor(p) {
+			if !slices.Contains(d.Forward, i.Name) {
+				d.Forward = append(d.Forward, i.Name)
+			}
+		}
+		d.Forward4 = d.Forward4 || p.Addr().Is4()
+		d.Forward6 = d.Forward6 || p.Addr().Is6() && facts.IPv6
+	}
+}
+
+// diagnose warns of foreign firewalls that drop what this gateway forwards.
+func (h *kernelHost) diagnose() {
+	findings, err := fw.Diagnose(h.m.cfg.Interface)
+	if err != nil {
+		h.m.log.Debug("foreign firewalls cannot be read", "err", err)
+		return
+	}
+	var texts []string
+	for _, f := range findings {
+		texts = append(texts, f.String())
+	}
+	text := ""
+	if len(texts) > 0 {
+		text = "a firewall of this host drops forwarded packets: " + strings.Join(texts, " · ")
+	}
+	h.m.warn("foreign firewall", text)
+}
+
+func (h *kernelHost) watch(ctx context.Context) error {
+	return h.net.Watch(ctx, h.m.hostChanged)
+}
+
+func (h *kernelHost) close() error {
+	var errs []error
+	if h.fw != nil {
+		errs = append(errs, h.fw.Close())
+	}
+	return errors.Join(append(errs, h.net.Close())...)
+}
+
+// quietHost leaves the machine alone: its packets never meet the host's routes.
+type quietHost struct {
+	addrs func() []netip.Addr // nil: none
+}
+
+func (h *quietHost) candidates() []netip.Addr {
+	if h.addrs == nil {
+		return nil
+	}
+	return h.addrs()
+}
+
+// onLink reports true: without a look at the host's networks nothing is ruled out.
+func (h *quietHost) onLink(netip.Addr) bool                 { return true }
+func (h *quietHost) collision(netip.Prefix) (string, bool)  { return "", false }
+func (h *quietHost) apply(context.Context, hostState) error { return nil }
+func (h *quietHost) watch(ctx context.Context) error        { <-ctx.Done(); return nil }
+func (h *quietHost) close() error                           { return nil }

@@ -1,0 +1,135 @@
+package overlay
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Pauses between introductions to gateways that do not answer: one QUIC flight
+// of 1,200 bytes each. The first is short, because gateways of a mesh are often
+// started together.
+const (
+	introduceMin = time.Second
+	introduceMax = time.Minute
+)
+
+// introduceTimeout bounds one introduction: three round trips with two lost
+// packets on a path of 500 ms.
+const introduceTimeout = 8 * time.Second
+
+// introduceMany bounds how many introductions are under way at once.
+const introduceMany = 32
+
+// introduceLoop introduces this gateway to all seeds and all stored gateways
+// at once, then again to those that do not answer, less and less often.
+func (m *Mesh) introduceLoop(ctx context.Context) error {
+	for wait := introduceMin; ; wait = min(2*wait, introduceMax) {
+		m.introduceAll(ctx, m.introduceTo())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait/2 + m.jitter(wait)):
+		}
+	}
+}
+
+// introduceAll introduces this gateway at all addresses and waits for the last.
+func (m *Mesh) introduceAll(ctx context.Context, addrs []netip.AddrPort) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, introduceMany)
+	for _, addr := range addrs {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			m.introduceOnce(ctx, addr)
+		})
+	}
+	wg.Wait()
+}
+
+// introduceOnce dials an address; when somebody answers, both sides know each
+// other, and the first exchange of records follows at once.
+func (m *Mesh) introduceOnce(ctx context.Context, addr netip.AddrPort) {
+	if ctx.Err() != nil {
+		return
+	}
+	dial, cancel := context.WithTimeout(ctx, introduceTimeout)
+	defer cancel()
+	id, err := m.streams.Introduce(dial, addr)
+	if err != nil {
+		m.count("introduction.failed")
+		m.log.Debug("introduction not answered", "endpoint", addr, "err", err)
+		return
+	}
+	m.log.Debug("introduced", "peer", id.Short(), "endpoint", addr)
+	if err := m.reconcile(ctx, id); err != nil {
+		m.log.Debug("first exchange did not succeed", "peer", id.Short(), "err", err)
+	}
+	m.gossip.Join([]GatewayID{id})
+}
+
+// introduceTo returns the seeds, and where stored gateways were proven last,
+// without those that answer probes and without this gateway itself.
+func (m *Mesh) introduceTo() []netip.AddrPort {
+	alive := make(map[netip.AddrPort]bool)
+	var out []netip.AddrPort
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, addr := range m.saved {
+		if p := m.peers[id]; p != nil && p.alive {
+			alive[addr] = true
+		} else if p != nil {
+			out = append(out, addr)
+		}
+	}
+	for _, addr := range m.self.seeds {
+		if !alive[addr] && !slices.Contains(out, addr) && !m.isOwn(addr) {
+			out = append(out, addr)
+		}
+	}
+	return out
+}
+
+// isSeed reports whether a person or a ticket named the address.
+func (m *Mesh) isSeed(addr netip.AddrPort) bool { return slices.Contains(m.self.seeds, addr) }
+
+// isOwn reports whether addr is this gateway's own socket.
+func (m *Mesh) isOwn(addr netip.AddrPort) bool {
+	return addr.Port() == m.port.LocalPort() && slices.Contains(m.host.candidates(), addr.Addr())
+}
+
+// rejoinInterval is how often memberlist is told of gateways that answer
+// probes but are not among its members: it never merges two halves by itself.
+const rejoinInterval = 2 * time.Second
+
+// rejoinLoop keeps memberlist's view whole, for ever.
+func (m *Mesh) rejoinLoop(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(rejoinInterval/2 + m.jitter(rejoinInterval)):
+		}
+		members := make(map[GatewayID]bool)
+		for _, id := range m.gossip.Members() {
+			members[id] = true
+		}
+		var absent []GatewayID
+		m.mu.Lock()
+		for id, p := range m.peers {
+			if p.alive && !members[id] {
+				absent = append(absent, id)
+			}
+		}
+		m.mu.Unlock()
+		if len(absent) > 0 {
+			m.gossip.Join([]GatewayID{absent[m.intn(len(absent))]})
+		}
+	}
+}
