@@ -108,8 +108,8 @@ func printStatus(w io.Writer, s overlay.Status, before *overlay.Status, colour b
 			up++
 		}
 	}
-	fmt.Fprintf(w, "%s%s (%s)  %d of %d other gateways up\n", label("mesh"), paint(s.Mesh.Name, bold, colour), s.Mesh.ID, up, len(s.Peers))
-	fmt.Fprintf(w, "%s%s of site %s  up %s  %s\n", label("gateway"), paint(self.Gateway, bold, colour), self.Site, age(s.Time, self.Started), role(self))
+	fmt.Fprintf(w, "%s%s (%.16s)  %d of %d other gateways up\n", label("mesh"), paint(s.Mesh.Name, bold, colour), s.Mesh.ID, up, len(s.Peers))
+	fmt.Fprintf(w, "%s%s of site %s  up %s%s\n", label("gateway"), paint(self.Gateway, bold, colour), self.Site, age(s.Time, self.Started), role(self))
 	fmt.Fprintf(w, "%s%s  %s\n", label("overlay"), self.Overlay, device(self))
 	fmt.Fprintf(w, "%s%s\n", label("announces"), routeList(self.Routes))
 	fmt.Fprintf(w, "%sudp port %d at %s\n", label("reached"), self.Port, endpointList(self.Endpoints))
@@ -124,7 +124,7 @@ func printStatus(w io.Writer, s overlay.Status, before *overlay.Status, colour b
 
 func role(self overlay.SelfStatus) string {
 	if self.Issuer {
-		return "issuer of tickets"
+		return "  makes tickets"
 	}
 	return ""
 }
