@@ -157,8 +157,16 @@ func announcement(r *record.Record) engine.Announcement {
 	return a
 }
 
-// announce tells watchers and the log what changed in routes and conflicts.
+// announce tells watchers and the log what changed in peers, routes and conflicts.
 func (m *Mesh) announce(had, want engine.Desired) {
+	for _, p := range want.Peers {
+		path, ok := m.prover.Path(p.ID)
+		if r, known := m.book.Get(p.ID); known && ok && !hasPeer(had, p.ID) {
+			c := r.Chain.Certificate
+			m.log.Info("peer up", "peer", c.Gateway, "site", c.Site, "path", path.Addr, "rtt", path.RTT)
+			m.events.emit(Event{Kind: EventPeerUp, Gateway: c.Gateway, Site: c.Site, Path: path.Addr})
+		}
+	}
 	old := make(map[netip.Prefix]engine.Route)
 	for _, r := range had.Routes {
 		old[r.Prefix] = r
@@ -194,6 +202,13 @@ func (m *Mesh) announce(had, want engine.Desired) {
 			m.log.Warn("route not installed", "route", r.Prefix, "peer", r.Name, "err", r.Reason)
 		}
 	}
+}
+
+// has reports whether a gateway is a peer of the device.
+func (a *applied) has(id GatewayID) bool { return hasPeer(a.desired, id) }
+
+func hasPeer(d engine.Desired, id GatewayID) bool {
+	return slices.ContainsFunc(d.Peers, func(p engine.Peer) bool { return p.ID == id })
 }
 
 func prefixesOf(routes []Route) []netip.Prefix {

@@ -142,6 +142,12 @@ func (m *Mesh) pathChanged(id GatewayID, p path.Path, ok bool) {
 	e := Event{Gateway: r.Chain.Certificate.Gateway, Site: r.Chain.Certificate.Site, Path: p.Addr}
 	switch {
 	case alive && !wasAlive:
+		if last := m.applied.Load(); last == nil || !last.has(id) {
+			// Not usable before the device knows it: announce tells then.
+			wake(m.dirty)
+			wake(m.unsaved)
+			return
+		}
 		e.Kind = EventPeerUp
 		m.log.Info("peer up", "peer", e.Gateway, "site", e.Site, "path", p.Addr, "rtt", p.RTT)
 	case !alive && wasAlive:

@@ -302,7 +302,7 @@ func (m *Mesh) Status() Status {
 
 // peerStatus describes every other gateway with a stored record.
 func (m *Mesh) peerStatus(now time.Time) []PeerStatus {
-	stats := m.device.Stats()
+	stats, last := m.device.Stats(), m.applied.Load()
 	var out []PeerStatus
 	records := m.book.All()
 	slices.SortFunc(records, byName)
@@ -322,7 +322,7 @@ func (m *Mesh) peerStatus(now time.Time) []PeerStatus {
 		if state := m.peers[r.ID]; state != nil {
 			p.Since = state.since
 			switch {
-			case state.alive:
+			case state.alive && last != nil && last.has(r.ID):
 				p.State = PeerUp
 			case state.proven:
 				p.State = PeerUnreachable
