@@ -144,6 +144,7 @@ func announcement(r *record.Record) engine.Announcement {
 		ID:        r.ID,
 		Name:      c.Gateway,
 		Site:      c.Site,
+		Org:       r.Chain.Delegation.Organisation,
 		WireGuard: r.WireGuard,
 		Overlay:   r.Overlay,
 		Left:      r.Left,

@@ -30,7 +30,7 @@ import (
 type Device interface {
 	// Apply takes the steps in their order. It goes on after a step that does
 	// not succeed, and joins the errors.
-	Apply(ctx context.Context, steps []engine.PeerChange) error
+	Apply(ctx context.Context, steps engine.Changes) error
 	// Stats returns the counters of every peer, by its key.
 	Stats() map[trust.ExchangeKey]PeerStats
 	// Restart drops the session with a peer and starts a new handshake: the
@@ -74,7 +74,6 @@ type Userspace struct {
 	dev  *device.Device
 
 	mu     sync.Mutex // guards all below; held over UAPI calls, so that Close waits for them
-	peers  map[trust.ExchangeKey]bool
 	closed bool
 }
 
@@ -86,7 +85,7 @@ func New(cfg Config) (*Userspace, error) {
 	if err != nil {
 		return nil, errors.Join(err, cfg.TUN.Close())
 	}
-	u := &Userspace{cfg: cfg, name: name, peers: make(map[trust.ExchangeKey]bool)}
+	u := &Userspace{cfg: cfg, name: name}
 	u.dev = device.NewDevice(cfg.TUN, cfg.Bind, newLogger(cfg.Logger))
 	// Endpoints are virtual: only the Bind moves them.
 	u.dev.DisableSomeRoamingForBrokenMobileSemantics()
@@ -118,7 +117,7 @@ func newLogger(log *slog.Logger) *device.Logger {
 func (u *Userspace) Name() string { return u.name }
 
 // Apply implements Device.
-func (u *Userspace) Apply(_ context.Context, steps []engine.PeerChange) error {
+func (u *Userspace) Apply(_ context.Context, steps engine.Changes) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
@@ -126,42 +125,32 @@ func (u *Userspace) Apply(_ context.Context, steps []engine.PeerChange) error {
 	}
 	var errs []error
 	for _, s := range steps {
-		if err := u.dev.IpcSet(u.commandLocked(s)); err != nil {
-			errs = append(errs, fmt.Errorf("peer %s: %w", s.ID.Short(), err))
-			continue
-		}
-		if s.Remove {
-			delete(u.peers, s.WireGuard)
-		} else {
-			u.peers[s.WireGuard] = true
+		if err := u.dev.IpcSet(u.command(s)); err != nil {
+			errs = append(errs, fmt.Errorf("%v of peer %s: %w", s.Op, s.Peer.Short(), err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// commandLocked is one step in WireGuard's configuration protocol
+// command is one step in WireGuard's configuration protocol
 // (https://www.wireguard.com/xplatform/).
-func (u *Userspace) commandLocked(s engine.PeerChange) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "public_key=%x\n", s.WireGuard[:])
-	if s.Remove {
-		b.WriteString("remove=true\n")
-		return b.String()
-	}
-	if !u.peers[s.WireGuard] {
+func (u *Userspace) command(s engine.Change) string {
+	peer := fmt.Sprintf("public_key=%x\n", s.Key[:])
+	switch s.Op {
+	case engine.AddPeer:
 		// Once, at creation: the endpoint is the peer's identity.
-		fmt.Fprintf(&b, "endpoint=%s\n", u.cfg.EndpointText(s.ID))
+		return peer + "endpoint=" + u.cfg.EndpointText(s.Peer) + "\n"
+	case engine.RemovePeer:
+		return peer + "remove=true\n"
+	case engine.AddPrefix:
+		return peer + "update_only=true\nallowed_ip=" + s.Prefix.String() + "\n"
+	case engine.RemovePrefix:
+		return peer + "update_only=true\nallowed_ip=-" + s.Prefix.String() + "\n"
 	}
-	for _, p := range s.Drop {
-		fmt.Fprintf(&b, "allowed_ip=-%v\n", p)
-	}
-	for _, p := range s.Add {
-		fmt.Fprintf(&b, "allowed_ip=%v\n", p)
-	}
-	return b.String()
+	return peer + "update_only=true\n"
 }
 
-// peer returns wireguard-go's peer, nil if there is none.
+// peerLocked returns wireguard-go's peer, nil if there is none.
 func (u *Userspace) peerLocked(key trust.ExchangeKey) *device.Peer {
 	if u.closed {
 		return nil
@@ -261,17 +250,18 @@ type None struct {
 var _ Device = (*None)(nil)
 
 // Apply implements Device.
-func (n *None) Apply(_ context.Context, steps []engine.PeerChange) error {
+func (n *None) Apply(_ context.Context, steps engine.Changes) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.peers == nil {
 		n.peers = make(map[trust.ExchangeKey]PeerStats)
 	}
 	for _, s := range steps {
-		if s.Remove {
-			delete(n.peers, s.WireGuard)
-		} else {
-			n.peers[s.WireGuard] = PeerStats{}
+		switch s.Op {
+		case engine.AddPeer:
+			n.peers[s.Key] = PeerStats{}
+		case engine.RemovePeer:
+			delete(n.peers, s.Key)
 		}
 	}
 	return nil
