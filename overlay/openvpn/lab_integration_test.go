@@ -261,10 +261,30 @@ func (l *lab) newTUN() *labDevice {
 	return &labDevice{os.NewFile(uintptr(fd), "/dev/net/tun")}
 }
 
+// ReadPackets waits for one packet and takes those that are there as well.
 func (d *labDevice) ReadPackets(bufs [][]byte, sizes []int) (int, error) {
 	n, err := d.f.Read(bufs[0])
+	if err != nil {
+		return 0, err
+	}
 	sizes[0] = n
-	return 1, err
+	count := 1
+	raw, err := d.f.SyscallConn()
+	if err != nil {
+		return count, nil
+	}
+	raw.Read(func(fd uintptr) bool {
+		for count < len(bufs) {
+			n, err := unix.Read(int(fd), bufs[count])
+			if err != nil {
+				break
+			}
+			sizes[count] = n
+			count++
+		}
+		return true
+	})
+	return count, nil
 }
 
 func (d *labDevice) WritePackets(packets [][]byte) error {

@@ -3,9 +3,12 @@
 package openvpn
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -90,8 +93,12 @@ func TestStaticKeyWithRealPeer(t *testing.T) {
 			if strings.Contains(r.args, "allow-compression yes") {
 				before := e.Status().Counters
 				s.run("ping", "-c", "3", "-i", "0.1", "-W", "2", "-s", "1000", "-p", "41", s.inner(2).String())
-				after := e.Status().Counters
-				if outside, inside := after.ReceivedBytes-before.ReceivedBytes, after.InBytes-before.InBytes; inside < 3000 || outside > inside/2 {
+				var after Counters
+				eventuallyLab(t, "all replies are counted", func() bool {
+					after = e.Status().Counters
+					return after.InBytes-before.InBytes >= 3000
+				})
+				if outside, inside := after.ReceivedBytes-before.ReceivedBytes, after.InBytes-before.InBytes; outside > inside/2 {
 					t.Errorf("the peer did not compress: %d bytes outside, %d inside", outside, inside)
 				}
 			}
@@ -216,6 +223,21 @@ func TestStaticPeerFollowsUs(t *testing.T) {
 	}
 }
 
+// mustReopen opens where another endpoint was just closed. A process that is being
+// forked elsewhere in this program holds the old socket for an instant.
+func mustReopen(t testing.TB, cfg Config) *Endpoint {
+	t.Helper()
+	var e *Endpoint
+	eventuallyLab(t, "open", func() (ok bool) {
+		var err error
+		if e, err = Open(t.Context(), cfg); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	return e
+}
+
 // keepOpen keeps a TUN for the next endpoint. Its reader ends by the deadline.
 type keepOpen struct{ Device }
 
@@ -298,13 +320,75 @@ func TestStaticWeAreHeardAfterOurClockWentBack(t *testing.T) {
 	s.openvpn(append(s.udp(), "--secret", s.keyFile(), "--cipher", "AES-256-CBC", "--auth", "SHA256")...)
 	for _, shift := range []time.Duration{0, 0, -time.Hour} {
 		s.cfg.Now = func() time.Time { return time.Now().Add(shift) }
-		e, err := Open(t.Context(), s.cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		e := mustReopen(t, s.cfg)
 		s.pingUntil(5 * time.Second)
 		e.Close()
 		tun.f.SetReadDeadline(time.Time{})
 	}
 	tun.Close()
+}
+
+// batchDevice gives a batch of large packets for each signal and takes nothing.
+type batchDevice struct {
+	*chanDevice
+	packet []byte
+	size   int
+}
+
+func (d *batchDevice) ReadPackets(bufs [][]byte, sizes []int) (int, error) {
+	select {
+	case <-d.in: // the signal
+	case <-d.done:
+		return 0, net.ErrClosed
+	}
+	for i := range d.size {
+		sizes[i] = copy(bufs[i], d.packet)
+	}
+	return d.size, nil
+}
+
+// Outer packets of 1,568 bytes do not fit the line, so the kernel fragments them;
+// segmentation offload cannot. A batch must come through all the same.
+func TestStaticLargeBatchesPassASmallerLine(t *testing.T) {
+	t.Parallel()
+	s := newStaticLab(t)
+	inner := innerPacket(0, 1500)
+	inner[8], inner[9] = 64, 17
+	src, dst := s.inner(1).As4(), s.inner(2).As4()
+	copy(inner[12:], src[:])
+	copy(inner[16:], dst[:])
+	d := &batchDevice{newChanDevice(), inner, 16}
+	s.cfg.Device = d
+	e := mustOpen(t, s.cfg)
+	s.openvpn(append(s.udp(), "--secret", s.keyFile(), "--cipher", "AES-256-CBC", "--auth", "SHA256")...)
+	eventuallyLab(t, "up", func() bool { return e.Status().State == StateUp })
+	const rounds = 5
+	for round := range rounds {
+		// Not more at once than the socket buffer of the real peer holds.
+		d.in <- nil
+		eventuallyLab(t, "all packets at the peer's device", func() bool {
+			return s.peerReceived() >= (round+1)*d.size*1500
+		})
+	}
+	if c := e.Status().Counters; c.OutPackets != uint64(rounds*d.size) || c.Dropped[ReasonSend] != 0 {
+		t.Errorf("%+v", c)
+	}
+	if n := e.link.Load().tr.(*udpTransport).batch.segmentMax.Load(); n >= 1568 {
+		t.Errorf("segments of %d bytes are still tried", n)
+	}
+}
+
+// peerReceived returns how many bytes the real peer wrote to its device.
+func (l *lab) peerReceived() int {
+	out, err := l.there("cat", "/proc/self/net/dev").Output()
+	_, line, _ := strings.Cut(string(out), "tun0:")
+	fields := strings.Fields(line)
+	if err != nil || len(fields) == 0 {
+		return 0
+	}
+	n, err := strconv.Atoi(fields[0])
+	if err != nil {
+		return 0
+	}
+	return n
 }

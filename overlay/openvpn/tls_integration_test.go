@@ -336,10 +336,7 @@ func TestTLSRecoveryWithRealPeer(t *testing.T) {
 			l.pingUntil(10 * time.Second)
 			e.Close() // says nothing, like a crash
 			tun.f.SetReadDeadline(time.Time{})
-			e, err = Open(t.Context(), l.cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			e = mustReopen(t, l.cfg)
 			defer e.Close()
 			l.pingUntil(10 * time.Second)
 			va := fmt.Sprintf("va%d", l.n)

@@ -7,11 +7,13 @@ import (
 	"net/netip"
 )
 
-// udpTransport is one UDP socket.
+// udpTransport is one UDP socket. How packets pass in batches is the system's
+// business: see udpBatch.
 type udpTransport struct {
 	conn   *net.UDPConn
 	remote netip.AddrPort
 	max    int
+	batch  udpBatch
 }
 
 // udpBuffer is the socket buffer asked for, in bytes: 10 ms at 1.6 Gbit/s. The
@@ -28,7 +30,12 @@ func listenUDP(ctx context.Context, c *Config, remote netip.AddrPort) (transport
 	// The buffers are an optimisation; the defaults work.
 	_ = conn.SetReadBuffer(udpBuffer)
 	_ = conn.SetWriteBuffer(udpBuffer)
-	return &udpTransport{conn: conn, remote: remote, max: c.maxPacket()}, nil
+	t := &udpTransport{conn: conn, remote: remote, max: c.maxPacket()}
+	if err := t.batch.init(conn); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return t, nil
 }
 
 func (t *udpTransport) peer() path { return path{addr: t.remote} }
@@ -38,30 +45,14 @@ func (t *udpTransport) local() netip.AddrPort {
 }
 
 func (t *udpTransport) serve(_ context.Context, newReceiver func() receiver) error {
-	r := newReceiver()
-	buf := make([]byte, t.max+1)
-	for {
-		n, from, err := t.conn.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			return fmt.Errorf("receive: %w", err)
-		}
-		switch {
-		case n > t.max:
-			r.drop(ReasonOversize)
-		case n > 0:
-			r.packet(path{addr: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}, buf[:n])
-			r.flush()
-		}
+	if err := t.batch.serve(t.conn, t.max, newReceiver()); err != nil {
+		return fmt.Errorf("receive: %w", err)
 	}
+	return nil
 }
 
 func (t *udpTransport) send(to path, packets [][]byte, _ bool) (int, error) {
-	for i, p := range packets {
-		if _, err := t.conn.WriteToUDPAddrPort(p, to.addr); err != nil {
-			return i, err
-		}
-	}
-	return len(packets), nil
+	return t.batch.send(t.conn, to.addr, packets)
 }
 
 func (t *udpTransport) reject(path) {}
@@ -69,3 +60,13 @@ func (t *udpTransport) reject(path) {}
 func (t *udpTransport) adopt(path) {}
 
 func (t *udpTransport) close() { t.conn.Close() }
+
+// sendEach sends packets one by one.
+func sendEach(conn *net.UDPConn, to netip.AddrPort, packets [][]byte) (int, error) {
+	for i, p := range packets {
+		if _, err := conn.WriteToUDPAddrPort(p, to); err != nil {
+			return i, err
+		}
+	}
+	return len(packets), nil
+}
