@@ -18,7 +18,6 @@ func (t *Transport) serveStranger(q *quic.Conn) {
 		return
 	}
 	t.count.add(accepted)
-	defer leave(q.Context())
 	c, err := t.firstStream(q)
 	if err != nil {
 		t.log.Debug("connection refused", "endpoint", addrPort(q.RemoteAddr()), "err", err)

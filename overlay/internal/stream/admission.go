@@ -14,7 +14,6 @@ import (
 )
 
 var (
-	errTooOften    = errors.New("source makes handshakes too often")
 	errPending     = errors.New("too many handshakes in flight")
 	errNotVerified = errors.New("source address is not verified")
 )
@@ -23,7 +22,6 @@ var (
 // of quic-go for packets that would open a connection.
 type admission struct {
 	proven    func(netip.AddrPort) bool
-	rate      *limiter
 	strangers *pool // clients that answered a Retry
 	known     *pool // clients at proven addresses
 	count     *counters
@@ -36,7 +34,6 @@ func newAdmission(cfg Config, count *counters) *admission {
 	}
 	return &admission{
 		proven:    proven,
-		rate:      newLimiter(cfg.PerSource),
 		strangers: newPool(cfg.Pending),
 		known:     newPool(cfg.Pending),
 		count:     count,
@@ -64,11 +61,6 @@ func (a *admission) enter(ctx context.Context, info *quic.ClientInfo) (context.C
 	if !p.take(source) {
 		a.count.add(refusedPending)
 		return nil, errPending
-	}
-	if !a.rate.allow(source) {
-		p.release(source)
-		a.count.add(refusedHandshake)
-		return nil, errTooOften
 	}
 	a.count.add(handshakes)
 	leave := sync.OnceFunc(func() { p.release(source) })

@@ -16,11 +16,14 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/planetmesh/planetmesh/overlay/internal/trust"
 )
 
 // attacker speaks QUIC as it likes.
@@ -37,7 +40,13 @@ func newAttacker(tb testing.TB, n *memnet, addr string) *attacker {
 	}
 	tr := &quic.Transport{Conn: newGuard(n.listen(addr), 1e6, new(counters)), ConnectionIDLength: 8}
 	tb.Cleanup(func() { tr.Close() })
-	return &attacker{tr: tr, tls: clientTLS(wrapper)}
+	return &attacker{tr: tr, tls: &tls.Config{
+		Certificates:       []tls.Certificate{wrapper},
+		NextProtos:         []string{"planetmesh/1"},
+		MinVersion:         tls.VersionTLS13,
+		CurvePreferences:   []tls.CurveID{tls.X25519}, // the first flight is one packet
+		InsecureSkipVerify: true,
+	}}
 }
 
 func (a *attacker) dial(ctx context.Context, to *member) (*quic.Conn, error) {
@@ -224,6 +233,48 @@ func TestIntroductionOfAnotherIsRefused(t *testing.T) {
 	})
 }
 
+func TestDiallerWaitsNotLongForAnIntroduction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newMemnet(10 * time.Millisecond)
+		a := start(t, newKey(t), n.listen("192.0.2.1:7000"), nil)
+		fake := newAttacker(t, n, "192.0.2.2:7000")
+		server := fake.tls.Clone()
+		server.ClientAuth = tls.RequestClientCert
+		if _, err := fake.tr.Listen(server, quicConfig()); err != nil { // shakes hands, and nothing more
+			t.Fatal(err)
+		}
+		for _, limit := range []time.Duration{2 * time.Second, dialTimeout} {
+			ctx, cancel := context.WithTimeout(t.Context(), limit+time.Duration(limit/dialTimeout)*time.Hour)
+			begin := time.Now()
+			_, err := a.Introduce(ctx, netip.MustParseAddrPort("192.0.2.2:7000"))
+			if took := time.Since(begin); !errors.Is(err, context.DeadlineExceeded) || took > limit+time.Second {
+				t.Errorf("got %v after %v, want the context's error after %v", err, took, limit)
+			}
+			cancel()
+		}
+	})
+}
+
+func TestDiallerThatHangsUpIsNoPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newMemnet(10 * time.Millisecond)
+		b := start(t, newKey(t), n.listen("192.0.2.2:7000"), func(c *Config) {
+			c.Verify = func(k trust.IdentityKey, _ []byte, _ netip.AddrPort) (trust.GatewayID, error) {
+				time.Sleep(time.Second)
+				return idOf(k), nil
+			}
+		})
+		q := newAttacker(t, n, "192.0.2.1:7000").mustDial(t, t.Context(), b)
+		mustWrite(t, t.Context(), q, appendMessage([]byte{TypeIntroduction}, []byte("x")))
+		time.Sleep(500 * time.Millisecond)
+		_ = q.CloseWithError(0, "")
+		time.Sleep(2 * time.Second)
+		if got := b.Connected(); len(got) != 0 {
+			t.Errorf("got peers %v, want none", got)
+		}
+	})
+}
+
 func TestSlowIntroductionIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newMemnet(10 * time.Millisecond)
@@ -309,6 +360,80 @@ func TestPeerHasEightStreams(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		mustCount(t, b, "streams_served", maxStreams+1)
+	})
+}
+
+func TestPeerHasNoOtherKindsOfStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newMemnet(10 * time.Millisecond)
+		b := start(t, newKey(t), n.listen("192.0.2.2:7000"), nil)
+		q := newAttacker(t, n, "192.0.2.1:7000").mustDial(t, t.Context(), b)
+		var limit *quic.StreamLimitReachedError
+		if _, err := q.OpenUniStream(); !errors.As(err, &limit) {
+			t.Errorf("unidirectional stream: got %v, want none allowed", err)
+		}
+		if q.ConnectionState().SupportsDatagrams.Remote {
+			t.Error("datagrams are allowed")
+		}
+	})
+}
+
+func TestResetStreamsCountUntilTheirHandlersReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newMemnet(10 * time.Millisecond)
+		a := start(t, newKey(t), n.listen("192.0.2.1:7000"), nil)
+		b := start(t, newKey(t), n.listen("192.0.2.2:7000"), func(c *Config) {
+			c.Handlers = map[byte]Handler{TypeAPI: func(ctx context.Context, _ trust.GatewayID, s Stream) {
+				_, _ = s.Read(make([]byte, 1)) // hears of the reset, in both directions
+				time.Sleep(20 * time.Millisecond)
+				_, _ = s.Write([]byte{1})
+				<-ctx.Done() // and is busy all the same
+			}}
+		})
+		if _, err := a.Introduce(t.Context(), b.addr); err != nil {
+			t.Fatal(err)
+		}
+		c := a.current(b.id)
+		for range 3 * maxStreams {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			if s, err := c.q.OpenStreamSync(ctx); err == nil {
+				_, _ = s.Write([]byte{TypeAPI})
+				time.Sleep(50 * time.Millisecond)
+				s.CancelWrite(0)
+				s.CancelRead(0)
+			}
+			cancel()
+		}
+		mustCount(t, b, "streams_served", maxStreams)
+	})
+}
+
+func TestTokensOfEarlierConnectionsDoNotSpareTheRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newMemnet(10 * time.Millisecond)
+		b := start(t, newKey(t), n.listen("192.0.2.2:7000"), nil)
+		a := newAttacker(t, n, "192.0.2.1:7000")
+		conf := quicConfig()
+		conf.TokenStore = quic.NewLRUTokenStore(1, 1)
+		var retries atomic.Int64
+		n.setTap(func(from, _ netip.AddrPort, p []byte) bool {
+			if from == b.addr && p[0]&0xf0 == 0xf0 {
+				retries.Add(1)
+			}
+			return true
+		})
+		for range 2 {
+			q, err := a.tr.Dial(t.Context(), net.UDPAddrFromAddrPort(b.addr), a.tls, conf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second) // the token comes after the handshake
+			_ = q.CloseWithError(0, "")
+			time.Sleep(time.Minute)
+		}
+		if got := retries.Load(); got != 2 {
+			t.Errorf("got %d retries for two connections, want 2", got)
+		}
 	})
 }
 

@@ -269,7 +269,7 @@ func (t *Transport) serveStream(ctx context.Context, c *conn, s *quic.Stream) {
 		return
 	}
 	handler := t.cfg.Handlers[typ[0]]
-	if handler == nil || typ[0] == TypeIntroduction {
+	if handler == nil {
 		t.refuseStream(s)
 		return
 	}

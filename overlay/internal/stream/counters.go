@@ -20,7 +20,6 @@ const (
 	enrolments
 	refusedPacket
 	refusedSource
-	refusedHandshake
 	refusedPending
 	refusedIntroduction
 	refusedEnrolment
@@ -44,7 +43,6 @@ var eventNames = [numEvents]string{
 	enrolments:          "enrolments",           // enrolment requests that were answered
 	refusedPacket:       "refused_packet",       // not a QUIC version 1 packet
 	refusedSource:       "refused_source",       // source opens connections too often: dropped unanswered
-	refusedHandshake:    "refused_handshake",    // source makes handshakes too often
 	refusedPending:      "refused_pending",      // too many clients without accepted introduction
 	refusedIntroduction: "refused_introduction", // introduction of somebody did not verify, or was no introduction
 	refusedEnrolment:    "refused_enrolment",    // enrolment not answered

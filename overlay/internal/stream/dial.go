@@ -162,8 +162,6 @@ func (t *Transport) dial(ctx context.Context, to netip.AddrPort) (*quic.Conn, er
 		defer func() { <-t.dials }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-t.done:
-		return nil, ErrClosed
 	}
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	t.guard.expect(to)

@@ -31,7 +31,7 @@
 // A packet reaches QUIC only if it looks like version 1; the packets that can
 // open a connection pass a bucket for each source first. An address that is
 // not proven gets a stateless Retry and no more. Only a client that answers it
-// (or comes from a proven address) causes public-key work, again within a
-// bucket for each source, and only a bounded number of such clients exists at
-// a time, from the first packet until their introduction is accepted.
+// (or comes from a proven address) causes public-key work, and only a bounded
+// number of such clients exists at a time, in all and for each source, from the
+// first packet until their introduction is accepted.
 package stream

@@ -120,7 +120,7 @@ type Config struct {
 	// Limits replaces the limits of stream types, for streams of both directions.
 	Limits map[byte]Limit
 	// PerSource is how many packets that could open a connection one source (IPv4 /32, IPv6 /64) may send in a
-	// second, and how many handshakes it may make; twice as many at once. Zero means 20.
+	// second; twice as many at once. An honest handshake takes three. Zero means 20.
 	PerSource int
 	// Pending is how many clients may be between first packet and accepted introduction, in all; a quarter of it
 	// for one source. Clients at proven addresses are counted apart, with the same limits. Zero means 64.
@@ -163,6 +163,11 @@ func New(cfg Config) (*Transport, error) {
 	}
 	if len(cfg.Identity) != ed25519.PrivateKeySize {
 		return nil, fmt.Errorf("stream transport: identity key of %d bytes", len(cfg.Identity))
+	}
+	for _, typ := range []byte{TypeIntroduction, TypeEnrolment} {
+		if cfg.Handlers[typ] != nil {
+			return nil, fmt.Errorf("stream transport: handler for stream type %d", typ)
+		}
 	}
 	if cfg.PerSource <= 0 {
 		cfg.PerSource = 20
