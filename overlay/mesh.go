@@ -41,8 +41,6 @@ type Mesh struct {
 	streams     *stream.Transport
 	gossip      *gossip.Gossip
 	device      wgdev.Device
-	stack       *wgdev.Stack   // nil without DeviceNetstack
-	control     *wgdev.Control // nil without DeviceTUN
 	pings       pings
 	host        host
 	events      watchers
@@ -185,7 +183,7 @@ func (m *Mesh) start() {
 		{"streams", m.streams.Run},
 		{"gossip", m.gossip.Run},
 		{"host", m.host.watch},
-		{"wg show", m.serveControl},
+		{"device", m.watchDevice},
 		{"control", m.controlLoop},
 		{"publish", m.publishLoop},
 		{"save", m.saveLoop},

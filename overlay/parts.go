@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -10,8 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-
-	"golang.zx2c4.com/wireguard/tun"
 
 	"github.com/planetmesh/planetmesh/overlay/internal/gossip"
 	"github.com/planetmesh/planetmesh/overlay/internal/link"
@@ -218,45 +217,30 @@ func (m *Mesh) enrol(ctx context.Context, sealed []byte, _ netip.AddrPort) ([]by
 
 // openDevice makes what carries the packets.
 func (m *Mesh) openDevice() (wgdev.Device, error) {
-	var t tun.Device
-	var err error
-	switch m.cfg.Device {
-	case DeviceNone:
-		return new(wgdev.None), nil
-	case DeviceNetstack:
-		m.stack, t, err = wgdev.NewStack([]netip.Addr{m.self.overlay}, m.cfg.MTU)
-	case DeviceTUN:
-		t, err = wgdev.OpenTUN(m.cfg.Interface, m.cfg.MTU)
-	}
-	if err != nil {
-		return nil, err
-	}
-	d, err := wgdev.New(wgdev.Config{
+	cfg := wgdev.Config{
+		Kind:         wgdev.Kind(m.cfg.Device),
+		MTU:          m.cfg.MTU,
+		Addresses:    []netip.Addr{m.self.overlay},
 		Bind:         m.port.Bind(),
-		TUN:          t,
 		PrivateKey:   m.self.keys.wireguard,
 		EndpointText: m.port.EndpointText,
 		Logger:       m.log,
-	})
-	if err != nil {
-		return nil, err
 	}
-	if m.cfg.Device != DeviceTUN {
-		return d, nil
+	if m.cfg.Device == DeviceTUN {
+		cfg.Name, cfg.ControlSocket = m.cfg.Interface, true
 	}
-	if m.control, err = d.OpenControl(); err != nil {
-		m.warn("control socket", fmt.Sprintf("wg show does not work on this device: %v", err))
-	}
-	return d, nil
+	return wgdev.Open(cfg)
 }
 
-// serveControl answers wg show, where there is a socket for it.
-func (m *Mesh) serveControl(ctx context.Context) error {
-	if m.control == nil {
-		<-ctx.Done()
+// watchDevice ends the mesh if its device ends by itself: somebody deleted the
+// interface.
+func (m *Mesh) watchDevice(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
 		return nil
+	case <-m.device.Done():
+		return cmp.Or(m.device.Err(), wgdev.ErrClosed)
 	}
-	return m.control.Run(ctx)
 }
 
 // DialContext connects through the mesh to a literal address: the overlay
@@ -266,7 +250,7 @@ func (m *Mesh) DialContext(ctx context.Context, network, address string) (net.Co
 	if err := m.needStack(); err != nil {
 		return nil, err
 	}
-	return m.stack.DialContext(ctx, network, address)
+	return m.device.Netstack().DialContext(ctx, network, address)
 }
 
 // Listen listens for TCP connections from the mesh, on the overlay address
@@ -275,7 +259,7 @@ func (m *Mesh) Listen(network, address string) (net.Listener, error) {
 	if err := m.needStack(); err != nil {
 		return nil, err
 	}
-	return m.stack.Listen(network, address)
+	return m.device.Netstack().Listen(network, address)
 }
 
 // ListenPacket listens for UDP datagrams from the mesh, as Listen.
@@ -283,14 +267,14 @@ func (m *Mesh) ListenPacket(network, address string) (net.PacketConn, error) {
 	if err := m.needStack(); err != nil {
 		return nil, err
 	}
-	return m.stack.ListenPacket(network, address)
+	return m.device.Netstack().ListenPacket(network, address)
 }
 
 func (m *Mesh) needStack() error {
 	if err := m.ended(); err != nil {
 		return err
 	}
-	if m.stack == nil {
+	if m.device.Netstack() == nil {
 		return fmt.Errorf("device %s has no network stack: %w", m.cfg.Device, ErrUnsupported)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"github.com/planetmesh/planetmesh/overlay/internal/path"
 	"github.com/planetmesh/planetmesh/overlay/internal/record"
 	"github.com/planetmesh/planetmesh/overlay/internal/trust"
+	"github.com/planetmesh/planetmesh/overlay/internal/wgdev"
 )
 
 // offer gives a record that came from outside to the book and acts on what
@@ -186,7 +187,7 @@ func (m *Mesh) bootSeen(id GatewayID, boot trust.BootID) {
 	// The peer has lost its WireGuard session: without a new handshake packets
 	// would vanish until ours times out (design: boot IDs).
 	if key != (trust.ExchangeKey{}) {
-		if err := m.device.Restart(key); err != nil {
+		if err := m.device.Restart(key); err != nil && !errors.Is(err, wgdev.ErrNoPeer) {
 			m.log.Debug("session of a restarted peer not renewed", "peer", id.Short(), "err", err)
 		}
 	}

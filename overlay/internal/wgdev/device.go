@@ -1,291 +1,221 @@
-// Package wgdev is one WireGuard device: wireguard-go in this process, on a TUN
-// device of the host, on a network stack inside the process, or on nothing.
-//
-// Peers are configured by difference; a session that does not change is never
-// disturbed. Endpoints are virtual and never roam: the text that EndpointText
-// gives is set when a peer is created, and the conn.Bind decides where it leads.
 package wgdev
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdh"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
-	"sync"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
 	"github.com/planetmesh/planetmesh/overlay/internal/engine"
 	"github.com/planetmesh/planetmesh/overlay/internal/trust"
 )
 
-// Device carries packets between this gateway and its peers. Implementations
-// are safe for concurrent use.
+// Device is an open WireGuard device. All methods are safe for concurrent use;
+// see the package comment for who must not call them.
 type Device interface {
-	// Apply takes the steps in their order. It goes on after a step that does
-	// not succeed, and joins the errors.
-	Apply(ctx context.Context, steps engine.Changes) error
-	// Stats returns the counters of every peer, by its key.
+	// Apply makes changes, in their order, all of them or none. Changes that
+	// are in effect already are no fault, so a list may be applied again. It
+	// returns ErrClosed, the error of ctx (which counts until the first change
+	// is made), or what is wrong with a change.
+	Apply(ctx context.Context, changes engine.Changes) error
+	// Peers returns what is configured, ascending by ID.
+	Peers() []Peer
+	// Stats returns how each peer does. Empty when closed, and for None.
 	Stats() map[trust.ExchangeKey]PeerStats
-	// Restart drops the session with a peer and starts a new handshake: the
-	// other side has lost it. A peer that is not there is no error.
+	// Restart throws away the session with a peer that has lost its own and
+	// begins a new one. It does not wait for that. It returns ErrClosed, or
+	// ErrNoPeer for a key that is not configured.
 	Restart(key trust.ExchangeKey) error
-	// Initiate starts a handshake unless there was one in the last minutes.
+	// Initiate begins a session with a peer unless there is one. It does not
+	// wait for that. Errors as with Restart.
 	Initiate(key trust.ExchangeKey) error
-	// Name is the interface's name, "" without one.
+	// Netstack returns the network stack of an InProcess device, nil for others.
+	Netstack() *Netstack
+	// Name is the name of the network interface, empty if there is none.
 	Name() string
-	// Close ends the device and waits for its goroutines. Further calls do nothing.
+	// MTU is the largest inner packet in bytes that the device was opened with.
+	MTU() int
+	// Done is closed when the device has ended: after Close, or because its
+	// interface went away.
+	Done() <-chan struct{}
+	// Err says why the device ended by itself; nil if it did not.
+	Err() error
+	// Close ends everything and waits for it. It may be called again.
 	Close() error
 }
 
-// PeerStats are counters of one peer.
-type PeerStats struct {
-	Rx, Tx        uint64    // bytes, with WireGuard's own overhead
-	LastHandshake time.Time // zero: none yet
+// Peer is a configured peer.
+type Peer struct {
+	ID      trust.GatewayID
+	Key     trust.ExchangeKey
+	Allowed []netip.Prefix // ascending
 }
 
-// ErrClosed is returned after Close.
-var ErrClosed = errors.New("device is closed")
+// PeerStats is what a device counted for a peer since it was added.
+type PeerStats struct {
+	Rx, Tx        uint64    // bytes of WireGuard packets
+	LastHandshake time.Time // zero if there was none
+}
 
-// Config is what a userspace device is made from.
+// Errors that callers branch on.
+var (
+	// ErrClosed is returned by a device that has ended. It also matches
+	// net.ErrClosed.
+	ErrClosed = fmt.Errorf("wireguard device: %w", net.ErrClosed)
+	// ErrNoPeer is returned for a key that no peer has. It also matches
+	// os.ErrNotExist.
+	ErrNoPeer = fmt.Errorf("no such peer: %w", os.ErrNotExist)
+)
+
+// Kind says what carries the packets of a device.
+type Kind string
+
+// The kinds of devices.
+const (
+	// TUN is a network interface of the host; needs Linux, CAP_NET_ADMIN and
+	// /dev/net/tun. It carries packets once the interface is up, which is left
+	// to whoever configures the host.
+	TUN Kind = "tun"
+	// InProcess is a network stack inside of this process, on every platform.
+	InProcess Kind = "netstack"
+	// Given is the tun.Device in Config.Device.
+	Given Kind = "given"
+	// None carries nothing.
+	None Kind = "none"
+)
+
+// DefaultMTU is the MTU if none is configured: 1500 − 40 (IPv6) − 8 (UDP) − 32
+// (WireGuard), the value of wg-quick.
+const DefaultMTU = 1420
+
+const (
+	// minMTU is what IPv6 demands of every link (RFC 8200, section 5).
+	minMTU = 1280
+	// maxMTU leaves room for the headers of WireGuard, UDP and IPv6 in the
+	// largest datagram.
+	maxMTU = 65535 - 80
+)
+
+// Config is what Open needs.
 type Config struct {
-	// Bind carries the encrypted packets. Required; the device opens and closes it.
+	// Kind of the device. Required.
+	Kind Kind
+	// Name of the network interface: 1 to 15 of the characters that wg-quick
+	// allows. Required for TUN; others have one only for the control socket.
+	Name string
+	// MTU in bytes, 1280 to 65455; 0 means DefaultMTU. For Given, 0 means that
+	// of the device.
+	MTU int
+	// Addresses of the InProcess network stack; see Netstack.SetAddresses.
+	Addresses []netip.Addr
+	// Device for Given. The device that Open returns owns it and closes it,
+	// also when Open fails.
+	Device tun.Device
+	// Bind sends and receives for the device. Required except for None, which
+	// leaves it alone.
 	Bind conn.Bind
-	// TUN carries the plain packets. Required; the device closes it.
-	TUN tun.Device
-	// PrivateKey is the WireGuard key. Required.
+	// PrivateKey is the X25519 key of this gateway. Required except for None.
 	PrivateKey *ecdh.PrivateKey
-	// EndpointText returns what the Bind parses as the endpoint of a peer. Required.
+	// EndpointText returns what Bind.ParseEndpoint understands as the endpoint
+	// of a gateway. Required except for None.
 	EndpointText func(trust.GatewayID) string
-	// Logger receives what wireguard-go says, at debug; nil: nothing.
+	// ControlSocket offers the state of the device to wg(8), readable only by
+	// the user of this process and root. The private key is part of what can
+	// be read, as with every WireGuard device. Where the socket cannot be
+	// made, a warning is logged and the device works without; so it does on
+	// platforms other than Linux.
+	ControlSocket bool
+	// Logger gets what is worth telling; nil discards it.
 	Logger *slog.Logger
 }
 
-// Userspace is wireguard-go.
-type Userspace struct {
-	cfg  Config
-	name string
-	dev  *device.Device
+// validName is what wg-quick accepts as the name of an interface: it goes into
+// the path of the control socket. 15 is IFNAMSIZ − 1.
+var validName = regexp.MustCompile(`^[a-zA-Z0-9_=+.-]{1,15}$`)
 
-	mu     sync.Mutex // guards all below; held over UAPI calls, so that Close waits for them
-	closed bool
-}
-
-var _ Device = (*Userspace)(nil)
-
-// New starts a device. On an error the TUN device is closed.
-func New(cfg Config) (*Userspace, error) {
-	name, err := cfg.TUN.Name()
-	if err != nil {
-		return nil, errors.Join(err, cfg.TUN.Close())
-	}
-	u := &Userspace{cfg: cfg, name: name}
-	u.dev = device.NewDevice(cfg.TUN, cfg.Bind, newLogger(cfg.Logger))
-	// Endpoints are virtual: only the Bind moves them.
-	u.dev.DisableSomeRoamingForBrokenMobileSemantics()
-	if err := u.dev.IpcSet("private_key=" + hex.EncodeToString(cfg.PrivateKey.Bytes()) + "\n"); err != nil {
-		u.dev.Close()
-		return nil, fmt.Errorf("set private key of %s: %w", name, err)
-	}
-	if err := u.dev.Up(); err != nil {
-		u.dev.Close()
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	return u, nil
-}
-
-// newLogger bridges wireguard-go's log.
-func newLogger(log *slog.Logger) *device.Logger {
-	if log == nil {
-		return device.NewLogger(device.LogLevelSilent, "")
-	}
-	print := func(format string, args ...any) {
-		if log.Enabled(context.Background(), slog.LevelDebug) {
-			log.Debug("wireguard", "text", fmt.Sprintf(format, args...))
-		}
-	}
-	return &device.Logger{Verbosef: print, Errorf: print}
-}
-
-// Name implements Device.
-func (u *Userspace) Name() string { return u.name }
-
-// Apply implements Device.
-func (u *Userspace) Apply(_ context.Context, steps engine.Changes) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.closed {
-		return ErrClosed
-	}
+func (c Config) validate() error {
 	var errs []error
-	for _, s := range steps {
-		if err := u.dev.IpcSet(u.command(s)); err != nil {
-			errs = append(errs, fmt.Errorf("%v of peer %s: %w", s.Op, s.Peer.Short(), err))
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	switch c.Kind {
+	case TUN, InProcess, None:
+	case Given:
+		if c.Device == nil {
+			fault("device: want one, for kind given")
 		}
+	default:
+		fault("kind %q: want tun, netstack, given or none", c.Kind)
+	}
+	if (c.Name != "" || c.Kind == TUN) && (!validName.MatchString(c.Name) || c.Name == "." || c.Name == "..") {
+		fault("interface %q: want 1 to 15 of a–z A–Z 0–9 _ = + . -", c.Name)
+	}
+	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
+		fault("mtu %d: want %d to %d", c.MTU, minMTU, maxMTU)
+	}
+	if c.Kind == None {
+		return errors.Join(errs...)
+	}
+	if c.Bind == nil {
+		fault("bind: want one")
+	}
+	if c.PrivateKey == nil || c.PrivateKey.Curve() != ecdh.X25519() {
+		fault("private key: want one of x25519")
+	}
+	if c.EndpointText == nil {
+		fault("endpoint text: want a function")
 	}
 	return errors.Join(errs...)
 }
 
-// command is one step in WireGuard's configuration protocol
-// (https://www.wireguard.com/xplatform/).
-func (u *Userspace) command(s engine.Change) string {
-	peer := fmt.Sprintf("public_key=%x\n", s.Key[:])
-	switch s.Op {
-	case engine.AddPeer:
-		// Once, at creation: the endpoint is the peer's identity.
-		return peer + "endpoint=" + u.cfg.EndpointText(s.Peer) + "\n"
-	case engine.RemovePeer:
-		return peer + "remove=true\n"
-	case engine.AddPrefix:
-		return peer + "update_only=true\nallowed_ip=" + s.Prefix.String() + "\n"
-	case engine.RemovePrefix:
-		return peer + "update_only=true\nallowed_ip=-" + s.Prefix.String() + "\n"
+// Open makes a device without peers. It returns what is wrong with the
+// configuration, errors.ErrUnsupported for a TUN device on another platform
+// than Linux, os.ErrPermission without CAP_NET_ADMIN, os.ErrNotExist without
+// /dev/net/tun, os.ErrExist for an interface name that is in use, or an error
+// of Bind.Open.
+func Open(c Config) (Device, error) {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return peer + "update_only=true\n"
-}
-
-// peerLocked returns wireguard-go's peer, nil if there is none.
-func (u *Userspace) peerLocked(key trust.ExchangeKey) *device.Peer {
-	if u.closed {
-		return nil
+	if err := c.validate(); err != nil {
+		if c.Kind == Given && c.Device != nil {
+			err = errors.Join(err, c.Device.Close())
+		}
+		return nil, err
 	}
-	return u.dev.LookupPeer(device.NoisePublicKey(key))
-}
-
-// Restart implements Device.
-func (u *Userspace) Restart(key trust.ExchangeKey) error {
-	u.mu.Lock()
-	p := u.peerLocked(key)
-	u.mu.Unlock()
-	if p == nil {
-		return nil
-	}
-	p.ExpireCurrentKeypairs()
-	return p.SendHandshakeInitiation(false)
-}
-
-// Initiate implements Device.
-func (u *Userspace) Initiate(key trust.ExchangeKey) error {
-	u.mu.Lock()
-	p := u.peerLocked(key)
-	u.mu.Unlock()
-	if p == nil {
-		return nil
-	}
-	// wireguard-go sends none within 5 s of the last (REKEY_TIMEOUT).
-	return p.SendHandshakeInitiation(false)
-}
-
-// Stats implements Device.
-func (u *Userspace) Stats() map[trust.ExchangeKey]PeerStats {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.closed {
-		return nil
-	}
-	text, err := u.dev.IpcGet()
-	if err != nil {
-		return nil
-	}
-	return parseStats(text)
-}
-
-// parseStats reads the counters out of WireGuard's configuration protocol.
-func parseStats(text string) map[trust.ExchangeKey]PeerStats {
-	out := make(map[trust.ExchangeKey]PeerStats)
-	var key trust.ExchangeKey
-	var sec, nsec int64
-	for line := range strings.SplitSeq(text, "\n") {
-		k, v, _ := strings.Cut(line, "=")
-		s := out[key]
-		switch k {
-		case "public_key":
-			key, sec, nsec = trust.ExchangeKey{}, 0, 0
-			_, _ = hex.Decode(key[:], []byte(v[:min(len(v), 64)]))
-			out[key] = PeerStats{}
-			continue
-		case "last_handshake_time_sec":
-			_, _ = fmt.Sscan(v, &sec)
-		case "last_handshake_time_nsec":
-			_, _ = fmt.Sscan(v, &nsec)
-			if sec != 0 || nsec != 0 {
-				s.LastHandshake = time.Unix(sec, nsec)
+	mtu := cmp.Or(c.MTU, DefaultMTU)
+	switch c.Kind {
+	case TUN:
+		t, err := openTUN(c.Name, mtu)
+		if err != nil {
+			return nil, fmt.Errorf("open interface %s: %w", c.Name, err)
+		}
+		return openUserspace(c, t, nil, mtu)
+	case InProcess:
+		s, err := newNetstack(mtu)
+		if err != nil {
+			return nil, fmt.Errorf("open network stack: %w", err)
+		}
+		if err := s.SetAddresses(c.Addresses); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+		return openUserspace(c, &stackDevice{s}, s, mtu)
+	case Given:
+		if c.MTU == 0 {
+			var err error
+			if mtu, err = c.Device.MTU(); err != nil {
+				return nil, errors.Join(fmt.Errorf("mtu of the given device: %w", err), c.Device.Close())
 			}
-		case "rx_bytes":
-			_, _ = fmt.Sscan(v, &s.Rx)
-		case "tx_bytes":
-			_, _ = fmt.Sscan(v, &s.Tx)
-		default:
-			continue
 		}
-		out[key] = s
+		return openUserspace(c, c.Device, nil, mtu)
 	}
-	return out
+	return newNone(mtu), nil
 }
-
-// Close implements Device.
-func (u *Userspace) Close() error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.closed {
-		return nil
-	}
-	u.closed = true
-	u.dev.Close()
-	return nil
-}
-
-// None carries no packets: the control plane alone.
-type None struct {
-	mu    sync.Mutex // guards peers
-	peers map[trust.ExchangeKey]PeerStats
-}
-
-var _ Device = (*None)(nil)
-
-// Apply implements Device.
-func (n *None) Apply(_ context.Context, steps engine.Changes) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.peers == nil {
-		n.peers = make(map[trust.ExchangeKey]PeerStats)
-	}
-	for _, s := range steps {
-		switch s.Op {
-		case engine.AddPeer:
-			n.peers[s.Key] = PeerStats{}
-		case engine.RemovePeer:
-			delete(n.peers, s.Key)
-		}
-	}
-	return nil
-}
-
-// Stats implements Device.
-func (n *None) Stats() map[trust.ExchangeKey]PeerStats {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	out := make(map[trust.ExchangeKey]PeerStats, len(n.peers))
-	for k, v := range n.peers {
-		out[k] = v
-	}
-	return out
-}
-
-// Restart implements Device.
-func (n *None) Restart(trust.ExchangeKey) error { return nil }
-
-// Initiate implements Device.
-func (n *None) Initiate(trust.ExchangeKey) error { return nil }
-
-// Name implements Device.
-func (n *None) Name() string { return "" }
-
-// Close implements Device.
-func (n *None) Close() error { return nil }

@@ -4,32 +4,63 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
 )
 
-// tunDevice is where the kernel makes TUN devices (Documentation/networking/tuntap.rst).
-const tunDevice = "/dev/net/tun"
+// cloneDevice is opened to get a TUN interface
+// (Documentation/networking/tuntap.rst of Linux).
+const cloneDevice = "/dev/net/tun"
 
-// OpenTUN makes a TUN device of the host. The error is os.ErrNotExist without
-// /dev/net/tun, os.ErrPermission without the rights, os.ErrExist if the name is
-// taken.
-func OpenTUN(name string, mtu int) (tun.Device, error) {
-	if _, err := os.Stat(tunDevice); err != nil {
-		return nil, fmt.Errorf("make interface %s: %w", name, err)
+// openTUN makes a network interface that is gone when it is closed. It refuses
+// a name that is in use, also by a TUN interface that waits for a program:
+// nobody would give it back as it was.
+func openTUN(name string, mtu int) (tun.Device, error) {
+	fd, err := unix.Open(cloneDevice, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, cloneError(err)
 	}
-	if _, err := os.Stat("/sys/class/net/" + name); err == nil {
-		return nil, fmt.Errorf("make interface %s: a link of that name: %w", name, os.ErrExist)
+	if err := attach(fd, name); err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
 	}
-	t, err := tun.CreateTUN(name, mtu)
-	switch {
-	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("make interface %s: %w", name, os.ErrPermission)
-	case errors.Is(err, syscall.EBUSY):
-		return nil, fmt.Errorf("make interface %s: %w", name, os.ErrExist)
-	case err != nil:
-		return nil, fmt.Errorf("make interface %s: %w", name, err)
+	file := os.NewFile(uintptr(fd), cloneDevice)
+	t, err := tun.CreateTUNFromFile(file, mtu)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
 	}
 	return t, nil
+}
+
+// attach creates the interface. IFF_VNET_HDR lets the kernel hand over many
+// segments of a flow as one packet.
+func attach(fd int, name string) error {
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
+	switch err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("create: %w: CAP_NET_ADMIN is missing; run as root or give the program that capability", err)
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("create: %w: an interface of that name exists; remove it or choose another name", os.ErrExist)
+	default:
+		return fmt.Errorf("create: %w", err)
+	}
+}
+
+// cloneError says what to do about a clone device that cannot be opened.
+func cloneError(err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%s: %w: load the module with `modprobe tun`; in a container, hand the device in (--device %s)", cloneDevice, err, cloneDevice)
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return fmt.Errorf("%s: %w: %w: the kernel has no tun driver loaded; `modprobe tun` on the host", cloneDevice, os.ErrNotExist, err)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%s: %w: may not be opened; run as root, and in a container allow the device", cloneDevice, err)
+	}
+	return fmt.Errorf("%s: %w", cloneDevice, err)
 }

@@ -5,11 +5,13 @@ package wgdev
 import (
 	"errors"
 	"fmt"
+	"runtime"
 
 	"golang.zx2c4.com/wireguard/tun"
 )
 
-// OpenTUN returns errors.ErrUnsupported: only Linux is a site gateway.
-func OpenTUN(name string, _ int) (tun.Device, error) {
-	return nil, fmt.Errorf("make interface %s: %w", name, errors.ErrUnsupported)
+// openTUN says that there is none: nothing here configures hosts other than
+// Linux.
+func openTUN(string, int) (tun.Device, error) {
+	return nil, fmt.Errorf("tun device on %s: %w; use the netstack device", runtime.GOOS, errors.ErrUnsupported)
 }

@@ -2,134 +2,112 @@ package wgdev
 
 import (
 	"bufio"
-	"context"
-	"errors"
+	"bytes"
+	"encoding/hex"
 	"fmt"
-	"io"
-	"net"
-	"os"
-	"path/filepath"
+	"net/netip"
+	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
+
+	"github.com/planetmesh/planetmesh/overlay/internal/engine"
+	"github.com/planetmesh/planetmesh/overlay/internal/trust"
 )
 
-// controlDir is where wireguard-tools look for userspace devices.
-const controlDir = "/var/run/wireguard"
-
-// Bounds of one client of the control socket.
-const (
-	controlTimeout = 5 * time.Second
-	controlMaxLine = 256
-	controlClients = 8
-)
-
-// Control lets standard tools read the device: wg show works, wg set is
-// refused, for what it changed would not be what the records say.
-type Control struct {
-	u        *Userspace
-	listener *net.UnixListener
-	slots    chan struct{}
-	wg       sync.WaitGroup
+// render writes changes in WireGuard's configuration protocol
+// (https://www.wireguard.com/xplatform/, with wireguard-go's sign for removing
+// one allowed prefix).
+func render(changes engine.Changes, endpoint func(trust.GatewayID) string) string {
+	var b strings.Builder
+	var current trust.ExchangeKey // of the peer that lines are about
+	begin := func(key trust.ExchangeKey) {
+		fmt.Fprintf(&b, "public_key=%x\n", key[:])
+		current = key
+	}
+	for _, c := range changes {
+		if c.Op == engine.AddPeer {
+			// Roaming is switched off when the first block ends. A packet
+			// that came in before that may have moved the endpoint; the
+			// second block puts it back, and there it stays.
+			begin(c.Key)
+			fmt.Fprintf(&b, "endpoint=%s\n", endpoint(c.Peer))
+			begin(c.Key)
+			fmt.Fprintf(&b, "endpoint=%s\n", endpoint(c.Peer))
+			continue
+		}
+		if c.Key != current {
+			begin(c.Key)
+			b.WriteString("update_only=true\n")
+		}
+		switch c.Op {
+		case engine.RemovePeer:
+			b.WriteString("remove=true\n")
+			current = trust.ExchangeKey{}
+		case engine.AddPrefix:
+			fmt.Fprintf(&b, "allowed_ip=%v\n", c.Prefix)
+		case engine.RemovePrefix:
+			fmt.Fprintf(&b, "allowed_ip=-%v\n", c.Prefix)
+		}
+	}
+	return b.String()
 }
 
-// OpenControl listens on the device's socket, mode 0600. One that a killed
-// process left behind is replaced; one that somebody answers is not.
-func (u *Userspace) OpenControl() (*Control, error) {
-	if err := os.MkdirAll(controlDir, 0o755); err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	path := filepath.Join(controlDir, u.name+".sock")
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		return nil, errors.Join(fmt.Errorf("control socket %s: %w", path, syscall.EADDRINUSE), conn.Close())
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
-	}
-	return &Control{u: u, listener: l, slots: make(chan struct{}, controlClients)}, nil
+// state is what a device says of a peer.
+type state struct {
+	endpoint string
+	stats    PeerStats
+	allowed  []netip.Prefix
 }
 
-// Run answers clients until ctx is done, then waits for the last one.
-func (c *Control) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { _ = c.listener.Close() })
-	defer stop()
-	defer c.wg.Wait()
-	for {
-		conn, err := c.listener.Accept()
+// parse reads the answer of a device to "get". Keys that it does not know are
+// left out.
+func parse(text []byte) (map[trust.ExchangeKey]*state, error) {
+	out := make(map[trust.ExchangeKey]*state)
+	var peer *state
+	var sec, nsec int64
+	end := func() {
+		if peer != nil && (sec != 0 || nsec != 0) {
+			peer.stats.LastHandshake = time.Unix(sec, nsec)
+		}
+		sec, nsec = 0, 0
+	}
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for lines.Scan() {
+		key, value, _ := strings.Cut(lines.Text(), "=")
+		if key == "public_key" {
+			end()
+			var k trust.ExchangeKey
+			if n, err := hex.Decode(k[:], []byte(value[:min(len(value), 2*len(k))])); err != nil || n != len(k) || len(value) != 2*n {
+				return nil, fmt.Errorf("public key of a peer is not %d hex digits", 2*len(k))
+			}
+			peer = new(state)
+			out[k] = peer
+			continue
+		}
+		if peer == nil {
+			continue
+		}
+		var err error
+		switch key {
+		case "endpoint":
+			peer.endpoint = value
+		case "rx_bytes":
+			peer.stats.Rx, err = strconv.ParseUint(value, 10, 64)
+		case "tx_bytes":
+			peer.stats.Tx, err = strconv.ParseUint(value, 10, 64)
+		case "last_handshake_time_sec":
+			sec, err = strconv.ParseInt(value, 10, 64)
+		case "last_handshake_time_nsec":
+			nsec, err = strconv.ParseInt(value, 10, 64)
+		case "allowed_ip":
+			var p netip.Prefix
+			p, err = netip.ParsePrefix(value)
+			peer.allowed = append(peer.allowed, p)
+		}
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("control socket: %w", err)
-		}
-		select {
-		case c.slots <- struct{}{}:
-			c.wg.Go(func() {
-				defer func() { <-c.slots }()
-				c.serve(conn)
-			})
-		default:
-			_ = conn.Close()
+			return nil, fmt.Errorf("%s of a peer: %w", key, err)
 		}
 	}
-}
-
-// Close removes the socket; needed only if Run was never called.
-func (c *Control) Close() error {
-	err := c.listener.Close()
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
-// serve answers one client: any number of operations, each ended by an empty line.
-func (c *Control) serve(conn net.Conn) {
-	defer conn.Close() //nolint:errcheck // nothing was promised
-	_ = conn.SetDeadline(time.Now().Add(controlTimeout))
-	in := bufio.NewReaderSize(conn, controlMaxLine)
-	for {
-		op, err := line(in)
-		if err != nil {
-			return
-		}
-		for text := op; text != ""; {
-			if text, err = line(in); err != nil {
-				return
-			}
-		}
-		if _, err := io.WriteString(conn, c.answer(op)); err != nil {
-			return
-		}
-	}
-}
-
-// line reads one line, which must not be longer than the buffer.
-func line(in *bufio.Reader) (string, error) {
-	b, err := in.ReadSlice('\n')
-	return strings.TrimSuffix(string(b), "\n"), err
-}
-
-// answer is what an operation gets back.
-func (c *Control) answer(op string) string {
-	errno := syscall.EPERM
-	if op == "get=1" {
-		c.u.mu.Lock()
-		defer c.u.mu.Unlock()
-		if !c.u.closed {
-			if text, err := c.u.dev.IpcGet(); err == nil {
-				return text + "errno=0\n\n"
-			}
-		}
-		errno = syscall.EIO
-	}
-	return fmt.Sprintf("errno=%d\n\n", -int(errno))
+	end()
+	return out, lines.Err()
 }

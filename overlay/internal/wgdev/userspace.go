@@ -1,0 +1,306 @@
+package wgdev
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/planetmesh/planetmesh/overlay/internal/engine"
+	"github.com/planetmesh/planetmesh/overlay/internal/trust"
+)
+
+// userspace is a Device that wireguard-go drives.
+type userspace struct {
+	name     string
+	mtu      int
+	bind     conn.Bind
+	endpoint func(trust.GatewayID) string
+	dev      *device.Device
+	tun      *guard
+	stack    *Netstack // nil unless in process
+	control  *control  // nil without a control socket
+	table    atomic.Pointer[table]
+	sessions sessions
+
+	applying  sync.Mutex // one Apply at a time
+	answering sync.WaitGroup
+	closing   chan struct{}
+	once      sync.Once
+	done      chan struct{}
+	err       error // of Close; valid once done is closed
+}
+
+// openUserspace takes over t, also when it fails.
+func openUserspace(c Config, t tun.Device, stack *Netstack, mtu int) (*userspace, error) {
+	d := &userspace{
+		mtu:      mtu,
+		bind:     c.Bind,
+		endpoint: c.EndpointText,
+		stack:    stack,
+		tun:      newGuard(t),
+		closing:  make(chan struct{}),
+		done:     make(chan struct{}),
+	}
+	d.sessions.wake = make(chan struct{}, 1)
+	d.table.Store(&table{own: trust.ExchangeKey(c.PrivateKey.PublicKey().Bytes())})
+	if c.Kind == TUN {
+		d.name = c.Name
+	}
+	d.dev = device.NewDevice(d.tun, c.Bind, newLogger(c.Logger))
+	d.dev.DisableSomeRoamingForBrokenMobileSemantics()
+	if err := d.dev.SetPrivateKey(device.NoisePrivateKey(c.PrivateKey.Bytes())); err != nil {
+		d.dev.Close()
+		return nil, fmt.Errorf("set private key: %w", err)
+	}
+	// The interface of a TUN device is still down and says when that changes.
+	if c.Kind != TUN {
+		if err := d.dev.Up(); err != nil {
+			d.dev.Close()
+			return nil, fmt.Errorf("start wireguard: %w", err)
+		}
+	}
+	if c.ControlSocket && c.Name != "" {
+		var err error
+		if d.control, err = openControl(controlDir, c.Name, d.dev.IpcGetOperation); err != nil {
+			c.Logger.Warn("no control socket for wg", "err", err)
+		}
+	}
+	// All end in Close; the last one closes the device if its interface goes away.
+	d.sessions.stopped.Go(func() { d.sessions.run(d.dev, d.closing) })
+	if d.control != nil {
+		d.answering.Go(d.control.run)
+	}
+	go d.watch()
+	return d, nil
+}
+
+func (d *userspace) Apply(ctx context.Context, changes engine.Changes) error {
+	d.applying.Lock()
+	defer d.applying.Unlock()
+	if d.isClosed() {
+		return ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	next, err := d.table.Load().with(changes)
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		if c.Op != engine.AddPeer {
+			continue
+		}
+		if _, err := d.bind.ParseEndpoint(d.endpoint(c.Peer)); err != nil {
+			return fmt.Errorf("%v of %s: %w", c.Op, c.Peer.Short(), err)
+		}
+	}
+	if len(changes) > 0 {
+		if err := d.dev.IpcSet(render(changes, d.endpoint)); err != nil {
+			if d.isClosed() {
+				return ErrClosed
+			}
+			return err
+		}
+	}
+	d.table.Store(next)
+	return nil
+}
+
+func (d *userspace) Peers() []Peer {
+	states, err := d.states()
+	if err != nil {
+		return nil
+	}
+	allowed := make(map[trust.ExchangeKey][]netip.Prefix, len(states))
+	ids := make(map[trust.ExchangeKey]trust.GatewayID, len(states))
+	known := d.table.Load()
+	for key, s := range states {
+		ids[key], allowed[key] = known.peers[key], s.allowed
+	}
+	return (&table{peers: ids}).listWith(allowed)
+}
+
+func (d *userspace) Stats() map[trust.ExchangeKey]PeerStats {
+	states, err := d.states()
+	if err != nil {
+		return map[trust.ExchangeKey]PeerStats{}
+	}
+	out := make(map[trust.ExchangeKey]PeerStats, len(states))
+	for key, s := range states {
+		out[key] = s.stats
+	}
+	return out
+}
+
+// states asks the device itself.
+func (d *userspace) states() (map[trust.ExchangeKey]*state, error) {
+	var b bytes.Buffer
+	if err := d.dev.IpcGetOperation(&b); err != nil {
+		return nil, err
+	}
+	return parse(b.Bytes())
+}
+
+func (d *userspace) Restart(key trust.ExchangeKey) error  { return d.session(key, true) }
+func (d *userspace) Initiate(key trust.ExchangeKey) error { return d.session(key, false) }
+
+func (d *userspace) session(key trust.ExchangeKey, afresh bool) error {
+	if d.isClosed() {
+		return ErrClosed
+	}
+	if _, known := d.table.Load().peers[key]; !known {
+		return ErrNoPeer
+	}
+	d.sessions.begin(key, afresh)
+	return nil
+}
+
+func (d *userspace) Netstack() *Netstack   { return d.stack }
+func (d *userspace) Name() string          { return d.name }
+func (d *userspace) MTU() int              { return d.mtu }
+func (d *userspace) Done() <-chan struct{} { return d.done }
+
+func (d *userspace) Err() error {
+	select {
+	case <-d.tun.failed:
+		return fmt.Errorf("interface %s went away: %w", d.name, d.tun.cause)
+	default:
+		return nil
+	}
+}
+
+// Close stops what uses the device before the device: a handshake that is begun
+// while wireguard-go closes would write to a closed queue.
+func (d *userspace) Close() error {
+	d.once.Do(func() {
+		close(d.closing)
+		d.sessions.stopped.Wait()
+		var errs []error
+		if d.control != nil {
+			errs = append(errs, d.control.close())
+		}
+		d.dev.Close()
+		d.answering.Wait()
+		d.err = errors.Join(append(errs, d.tun.closeErr)...)
+		close(d.done)
+	})
+	<-d.done
+	return d.err
+}
+
+func (d *userspace) isClosed() bool {
+	select {
+	case <-d.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+func (d *userspace) watch() {
+	select {
+	case <-d.tun.failed:
+		_ = d.Close() // whoever calls Close gets its error
+	case <-d.closing:
+	}
+}
+
+// sessions begins handshakes in a goroutine of its own, because those who want
+// them must not wait for the device: they may be what the device waits for.
+type sessions struct {
+	wake    chan struct{} // capacity 1
+	stopped sync.WaitGroup
+
+	mu     sync.Mutex                 // guards wanted
+	wanted map[trust.ExchangeKey]bool // true: throw the old session away
+}
+
+func (s *sessions) begin(key trust.ExchangeKey, afresh bool) {
+	s.mu.Lock()
+	if s.wanted == nil {
+		s.wanted = make(map[trust.ExchangeKey]bool)
+	}
+	s.wanted[key] = s.wanted[key] || afresh
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *sessions) run(dev *device.Device, closing <-chan struct{}) {
+	for {
+		select {
+		case <-closing:
+			return
+		case <-s.wake:
+		}
+		s.mu.Lock()
+		wanted := s.wanted
+		s.wanted = nil
+		s.mu.Unlock()
+		for key, afresh := range wanted {
+			peer := dev.LookupPeer(device.NoisePublicKey(key))
+			switch {
+			case peer == nil: // removed meanwhile
+			case afresh:
+				peer.ExpireCurrentKeypairs()
+				_ = peer.SendHandshakeInitiation(false) // logged there, and tried again by timers
+			default:
+				// Sent if there is a session, else it begins one.
+				peer.SendKeepalive()
+			}
+		}
+	}
+}
+
+// guard stands between wireguard-go and the tun.Device. When the interface
+// fails, wireguard-go would close itself under the feet of those who use it; the
+// guard says so instead and waits to be closed in order.
+type guard struct {
+	tun.Device
+	failed   chan struct{} // closed when the interface has failed
+	cause    error         // valid once failed is closed
+	closed   chan struct{}
+	closeErr error
+	failOnce sync.Once
+}
+
+func newGuard(t tun.Device) *guard {
+	return &guard{Device: t, failed: make(chan struct{}), closed: make(chan struct{})}
+}
+
+// Read is called by one goroutine of wireguard-go.
+func (g *guard) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	n, err := g.Device.Read(bufs, sizes, offset)
+	if err == nil || errors.Is(err, tun.ErrTooManySegments) {
+		return n, err
+	}
+	g.failOnce.Do(func() {
+		select {
+		case <-g.closed:
+		default:
+			g.cause = err
+			close(g.failed)
+		}
+	})
+	<-g.closed
+	return 0, os.ErrClosed
+}
+
+// Close is called once, by wireguard-go.
+func (g *guard) Close() error {
+	close(g.closed)
+	g.closeErr = g.Device.Close()
+	return g.closeErr
+}
