@@ -59,7 +59,7 @@ func (s *Netstack) dial(ctx context.Context, network string, to netip.AddrPort) 
 		case <-ctx.Done():
 			ep.Close()
 			return nil, ctx.Err()
-		case <-s.reading.Done():
+		case <-s.closed:
 			ep.Close()
 			return nil, ErrClosed
 		case <-writable:
@@ -126,7 +126,7 @@ func (s *Netstack) ListenPacket(network, address string) (net.PacketConn, error)
 func (s *Netstack) endpoint(network string, addr netip.Addr, queue *waiter.Queue, prepare func(tcpip.Endpoint) tcpip.Error) (tcpip.Endpoint, error) {
 	s.opening.RLock()
 	defer s.opening.RUnlock()
-	if s.reading.Err() != nil {
+	if s.isClosed() {
 		return nil, ErrClosed
 	}
 	transport := tcp.ProtocolNumber
@@ -252,7 +252,7 @@ func (s *Netstack) fault(err error, closed *atomic.Bool) error {
 	switch is := errors.As(err, &op); {
 	case closed.Load():
 		err = net.ErrClosed
-	case s.reading.Err() != nil:
+	case s.isClosed():
 		err = ErrClosed
 	case is && op.Timeout():
 		err = os.ErrDeadlineExceeded

@@ -1,7 +1,6 @@
 package wgdev
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -44,9 +43,9 @@ type Netstack struct {
 	link  *channel.Endpoint
 	mtu   int
 
-	reading context.Context // over when the stack is closed
-	stop    context.CancelFunc
-	events  chan tun.Event // never used, closed with the stack
+	queued chan struct{} // capacity 1: the stack has something to send
+	closed chan struct{}
+	events chan tun.Event // never used, closed with the stack
 
 	// opening is held for reading while an endpoint is made, and for writing
 	// to close: what is made after that would never end.
@@ -65,9 +64,11 @@ func newNetstack(mtu int) (*Netstack, error) {
 		}),
 		link:   channel.New(stackQueue, uint32(mtu), ""),
 		mtu:    mtu,
+		queued: make(chan struct{}, 1),
+		closed: make(chan struct{}),
 		events: make(chan tun.Event),
 	}
-	s.reading, s.stop = context.WithCancel(context.Background())
+	s.link.AddNotify(s)
 	// gVisor leaves selective acknowledgements off; losses over long distances
 	// need them.
 	sack := tcpip.TCPSACKEnabled(true)
@@ -97,7 +98,7 @@ func (s *Netstack) SetAddresses(addresses []netip.Addr) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.reading.Err() != nil {
+	if s.isClosed() {
 		return ErrClosed
 	}
 	for _, a := range s.addresses {
@@ -136,7 +137,7 @@ func (s *Netstack) Addresses() []netip.Addr {
 // once.
 func (s *Netstack) close() error {
 	s.opening.Lock()
-	s.stop()
+	close(s.closed)
 	s.opening.Unlock()
 	s.stack.RemoveNIC(nic) // nothing comes in any more
 	s.stack.Close()
@@ -144,6 +145,23 @@ func (s *Netstack) close() error {
 	s.stack.Wait()
 	close(s.events)
 	return nil
+}
+
+func (s *Netstack) isClosed() bool {
+	select {
+	case <-s.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// WriteNotify is called by gVisor when there is a packet to send.
+func (s *Netstack) WriteNotify() {
+	select {
+	case s.queued <- struct{}{}:
+	default:
+	}
 }
 
 func protocol(a netip.Addr) tcpip.NetworkProtocolNumber {
@@ -162,25 +180,35 @@ type stackDevice struct {
 
 // Read hands over what the stack sends. One goroutine of wireguard-go calls it.
 func (d *stackDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	pkt := d.s.link.ReadContext(d.s.reading)
-	n := 0
-	for pkt != nil {
-		if size := pkt.Size(); size <= len(bufs[n])-offset {
+	for {
+		if n := d.take(bufs, sizes, offset); n > 0 {
+			return n, nil
+		}
+		select {
+		case <-d.s.queued:
+		case <-d.s.closed:
+			return 0, os.ErrClosed
+		}
+	}
+}
+
+// take returns how many packets there were, without waiting for one.
+func (d *stackDevice) take(bufs [][]byte, sizes []int, offset int) (n int) {
+	for n < len(bufs) {
+		pkt := d.s.link.Read()
+		if pkt == nil {
+			break
+		}
+		if pkt.Size() <= len(bufs[n])-offset {
 			sizes[n] = copyPacket(bufs[n][offset:], pkt)
 			n++
 		}
 		pkt.DecRef()
-		if n == len(bufs) {
-			break
-		}
-		if pkt = d.s.link.Read(); pkt == nil && n == 0 {
-			pkt = d.s.link.ReadContext(d.s.reading)
-		}
 	}
-	if n == 0 {
-		return 0, os.ErrClosed
+	if n == len(bufs) {
+		d.s.WriteNotify() // there may be more
 	}
-	return n, nil
+	return n
 }
 
 func copyPacket(to []byte, pkt *stack.PacketBuffer) int {
@@ -194,7 +222,7 @@ func copyPacket(to []byte, pkt *stack.PacketBuffer) int {
 // Write gives the stack what came from a peer. What is neither IPv4 nor IPv6 is
 // dropped.
 func (d *stackDevice) Write(bufs [][]byte, offset int) (int, error) {
-	if d.s.reading.Err() != nil {
+	if d.s.isClosed() {
 		return 0, os.ErrClosed
 	}
 	for _, b := range bufs {
