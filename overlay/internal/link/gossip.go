@@ -171,7 +171,11 @@ func (p *Port) gossipSession(id trust.GatewayID) (*peer, *session, error) {
 	if len(pe.starts) == 0 || !pe.starts[0].until.IsZero() {
 		return nil, nil, ErrNoBoot
 	}
-	return pe, pe.starts[0].sessions[pe.sendKeys()], nil
+	s := pe.starts[0].sessions[pe.sendKeys()]
+	if s == nil { // the key was dropped a moment ago
+		s = pe.starts[0].sessions[pe.keys[0]]
+	}
+	return pe, s, nil
 }
 
 // receiveGossip handles a gossip datagram whose tag holds.

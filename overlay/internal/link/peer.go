@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,24 +21,64 @@ type peer struct {
 	counter  *gossipCounter
 	starts   []*start // the present one first; guarded by Port.mu
 
-	// heard is the key of the last reply that counted, nil before. What we
-	// send uses it, so that a peer which has not learnt our new keys, or of
+	// heard says under which key replies come, nil before the first. What we
+	// send uses it, so that a peer which has not learnt of our new keys, or of
 	// whose new keys we have not learnt, is understood.
-	heard atomic.Pointer[pairKeys]
-	turn  atomic.Uint32               // of probes over all keys while nothing was heard
+	heard atomic.Pointer[heard]
+	turn  atomic.Uint32               // of probes over all keys
 	all   atomic.Pointer[[]*pairKeys] // keys, to be read without Port.mu
 }
 
-// sendKeys picks the key for the next datagram.
+// heard is the key of replies that count, and when the last of them came.
+type heard struct {
+	keys *pairKeys
+	at   time.Time
+}
+
+// heardFor is how long a key must have been silent before an older one takes its
+// place: two probes of a path in use.
+const heardFor = 10 * time.Second
+
+// sendKeys picks the key for gossip.
 func (pe *peer) sendKeys() *pairKeys {
-	if k := pe.heard.Load(); k != nil {
-		return k
+	if h := pe.heard.Load(); h != nil {
+		return h.keys
 	}
-	keys := *pe.all.Load()
-	if len(keys) == 1 {
-		return keys[0]
+	return (*pe.all.Load())[0]
+}
+
+// probeKeys picks the keys for a probe. There are two during a key change, once
+// the peer was heard: that of its replies, and the others in turn; the newer
+// one first. Before that, and to addresses where nobody has answered yet, one.
+func (pe *peer) probeKeys() (first, second *pairKeys) {
+	all, h := *pe.all.Load(), pe.heard.Load()
+	if len(all) == 1 {
+		return all[0], nil
 	}
-	return keys[int(pe.turn.Add(1)-1)%len(keys)]
+	turn := int(pe.turn.Add(1) - 1)
+	if h == nil {
+		return all[turn%len(all)], nil
+	}
+	at := slices.Index(all, h.keys)
+	other := turn % (len(all) - 1)
+	if other >= at {
+		return h.keys, all[other+1]
+	}
+	return all[other], h.keys
+}
+
+// hear notes that a reply under keys counted. A newer key replaces an older one
+// at once, an older one only a key that has fallen silent.
+func (pe *peer) hear(keys *pairKeys) {
+	now := time.Now()
+	all, h := *pe.all.Load(), pe.heard.Load()
+	if !slices.Contains(all, keys) {
+		return // dropped meanwhile
+	}
+	if h != nil && now.Sub(h.at) < heardFor && slices.Index(all, keys) > slices.Index(all, h.keys) {
+		return
+	}
+	pe.heard.Store(&heard{keys, now})
 }
 
 // keyOwner is who a key ID belongs to. session is nil for probe keys.
@@ -106,13 +147,9 @@ func (pe *peer) setKeysLocked(agreed []*pairKeys, own trust.BootID) error {
 	}
 	pe.keys = agreed
 	pe.all.Store(&agreed)
-	heard := pe.heard.Load()
-	for _, k := range agreed {
-		if k == heard {
-			return nil
-		}
+	if h := pe.heard.Load(); h != nil && !slices.Contains(agreed, h.keys) {
+		pe.heard.Store(nil)
 	}
-	pe.heard.Store(nil)
 	return nil
 }
 

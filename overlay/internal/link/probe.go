@@ -130,8 +130,8 @@ func (p *Port) sealProbe(b []byte, keys *pairKeys, kind byte, pr *Probe) {
 // SendProbe asks a peer at an address: the reply, if one comes, goes to the
 // handler. challenge must be fresh and unpredictable. size is the length of the
 // datagram in bytes, ProbeSize at least and MaxProbe at most; everything above
-// ProbeSize is an MTU probe, for proven addresses only. While a key change of a
-// peer is going on, and until it has answered, probes take turns over the keys.
+// ProbeSize is an MTU probe, for proven addresses only. While keys change, probes
+// take turns over them, and once the peer has answered there are two per call.
 //
 // Errors: ErrUnknownPeer, net.ErrClosed, what the socket reports. Safe for
 // concurrent use.
@@ -146,18 +146,24 @@ func (p *Port) SendProbe(peer trust.GatewayID, to netip.AddrPort, challenge [16]
 	if !to.IsValid() || to.Port() == 0 {
 		return fmt.Errorf("probe to %v: no address", to)
 	}
-	pr := Probe{Challenge: challenge, Boot: p.own.Boot}
-	if size <= MaxDatagram {
-		pk := packets.Get().(*packet)
-		defer packets.Put(pk)
-		b := pk.data[:size]
-		clear(b)
-		p.sealProbe(b, pe.sendKeys(), kindProbe, &pr)
-		return p.write(pk, b, p.sock.endpoint(unmap(to)), &p.counters.probesSent)
+	first, second := pe.probeKeys()
+	err := p.sendProbe(first, unmap(to), challenge, size)
+	if second != nil {
+		err = errors.Join(err, p.sendProbe(second, unmap(to), challenge, size))
 	}
-	b := make([]byte, size)
-	p.sealProbe(b, pe.sendKeys(), kindProbe, &pr)
-	return p.write(new(packet), b, p.sock.endpoint(unmap(to)), &p.counters.probesSent)
+	return err
+}
+
+func (p *Port) sendProbe(keys *pairKeys, to netip.AddrPort, challenge [16]byte, size int) error {
+	pk := packets.Get().(*packet)
+	defer packets.Put(pk)
+	b := pk.data[:min(size, MaxDatagram)]
+	if size > MaxDatagram {
+		b = make([]byte, size)
+	}
+	clear(b)
+	p.sealProbe(b, keys, kindProbe, &Probe{Challenge: challenge, Boot: p.own.Boot})
+	return p.write(pk, b, p.sock.endpoint(to), &p.counters.probesSent)
 }
 
 // receiveProbe handles a probe or a reply whose tag holds.
@@ -219,5 +225,5 @@ func (p *Port) receiveReply(owner keyOwner, pr Probe, from conn.Endpoint) {
 		return
 	}
 	p.counters.replies.Add(1)
-	owner.peer.heard.Store(owner.keys)
+	owner.peer.hear(owner.keys)
 }

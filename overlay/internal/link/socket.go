@@ -51,6 +51,7 @@ type stdSocket struct {
 	mark       uint32
 	err        error // why there are no receive functions
 	closed     bool
+	renewing   chan struct{} // closed at the end of the renewal under way; nil: none
 }
 
 // openReal opens UDP on port for every address family that the kernel has. The
@@ -117,7 +118,7 @@ func freePort() (uint16, error) {
 }
 
 func (s *stdSocket) receiver(lane int) (conn.ReceiveFunc, uint64, error) {
-	s.mu.Lock()
+	s.lockIdle()
 	defer s.mu.Unlock()
 	switch {
 	case s.closed:
@@ -130,6 +131,19 @@ func (s *stdSocket) receiver(lane int) (conn.ReceiveFunc, uint64, error) {
 	return s.fns[lane], s.generation, nil
 }
 
+// lockIdle locks s.mu while no renewal is under way.
+func (s *stdSocket) lockIdle() {
+	for {
+		s.mu.Lock()
+		busy := s.renewing
+		if busy == nil {
+			return
+		}
+		s.mu.Unlock()
+		<-busy
+	}
+}
+
 func (s *stdSocket) lanes() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,28 +154,43 @@ func (s *stdSocket) lanes() int {
 // the port in between (it can be among those that the kernel hands out), so we
 // try for two seconds.
 func (s *stdSocket) renew() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lockIdle()
 	if s.closed {
+		s.mu.Unlock()
 		return net.ErrClosed
 	}
+	busy := make(chan struct{})
+	s.renewing = busy
+	s.mu.Unlock()
+
 	closeErr := s.bind.Close()
+	fns, err := s.reopen()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fns = fns
+	s.generation++
+	if s.err = err; err != nil {
+		s.err = fmt.Errorf("reopen udp port %d: %w", s.num, err)
+	} else if s.mark != 0 {
+		s.err = s.bind.SetMark(s.mark)
+	}
+	s.renewing = nil
+	close(busy)
+	return errors.Join(closeErr, s.err)
+}
+
+func (s *stdSocket) reopen() (fns []conn.ReceiveFunc, err error) {
 	for try := range reopenTries {
 		if try > 0 {
 			<-time.After(reopenPause)
 		}
-		s.fns, _, s.err = openExact(s.bind, s.num)
-		if !errors.Is(s.err, syscall.EADDRINUSE) {
+		fns, _, err = openExact(s.bind, s.num)
+		if !errors.Is(err, syscall.EADDRINUSE) {
 			break
 		}
 	}
-	s.generation++
-	if s.err != nil {
-		s.err = fmt.Errorf("reopen udp port %d: %w", s.num, s.err)
-	} else if s.mark != 0 {
-		s.err = s.bind.SetMark(s.mark)
-	}
-	return errors.Join(closeErr, s.err)
+	return fns, err
 }
 
 func (*stdSocket) endpoint(to netip.AddrPort) conn.Endpoint {
@@ -171,7 +200,7 @@ func (*stdSocket) endpoint(to netip.AddrPort) conn.Endpoint {
 func (s *stdSocket) send(bufs [][]byte, to conn.Endpoint) error { return s.bind.Send(bufs, to) }
 
 func (s *stdSocket) setMark(mark uint32) error {
-	s.mu.Lock()
+	s.lockIdle()
 	defer s.mu.Unlock()
 	s.mark = mark
 	return s.bind.SetMark(mark)
@@ -182,7 +211,7 @@ func (s *stdSocket) batchSize() int { return s.bind.BatchSize() }
 func (s *stdSocket) port() uint16 { return s.num }
 
 func (s *stdSocket) close() error {
-	s.mu.Lock()
+	s.lockIdle()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil
