@@ -30,8 +30,8 @@
 //
 // # Source addresses
 //
-// Answers leave from the local address that was asked (the socket's packet
-// information), so that they pass the filters and translations on the way.
-// Everything else leaves from the address that the kernel's routing picks,
-// which is also what the probes that proved the path did.
+// Answers go to the endpoint that a datagram came with, and so leave from the
+// local address that was asked, where the library tells us that address. With
+// the kernel's receive offload (Linux 5.12 and newer) it does not: then answers,
+// like everything else, leave from the address that the kernel's routing picks.
 package link

@@ -72,6 +72,16 @@ func (n *memNet) inject(from, to netip.AddrPort, b []byte) {
 	}
 }
 
+// lose drops what waits to be read at addr.
+func (n *memNet) lose(addr netip.AddrPort) {
+	n.mu.Lock()
+	c := n.conns[addr]
+	n.mu.Unlock()
+	for len(c.queue) > 0 {
+		<-c.queue
+	}
+}
+
 // sentBy returns what addr has sent so far.
 func (n *memNet) sentBy(addr netip.AddrPort) (out []memPacket) {
 	n.mu.Lock()

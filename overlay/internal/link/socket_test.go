@@ -26,6 +26,10 @@ type oddBind struct {
 	closed chan struct{}
 	failed chan error // what the next read returns
 	marks  []uint32
+
+	sent    []conn.Endpoint
+	refuses conn.Endpoint // fails to send there
+	fails   error         // of every send
 }
 
 func (b *oddBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
@@ -67,7 +71,15 @@ func (b *oddBind) SetMark(mark uint32) error {
 	b.marks = append(b.marks, mark)
 	return nil
 }
-func (*oddBind) Send([][]byte, conn.Endpoint) error          { return nil }
+
+func (b *oddBind) Send(_ [][]byte, to conn.Endpoint) error {
+	if b.refuses != nil && b.refuses == to {
+		return syscall.EINVAL
+	}
+	b.sent = append(b.sent, to)
+	return b.fails
+}
+
 func (*oddBind) ParseEndpoint(string) (conn.Endpoint, error) { return nil, errors.New("unused") }
 func (*oddBind) BatchSize() int                              { return 1 }
 func (b *oddBind) new() conn.Bind                            { return b }

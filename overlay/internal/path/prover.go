@@ -83,7 +83,7 @@ type Counters struct {
 	Misses         uint64 `json:"misses"`          // proven addresses that did not answer in time
 	Unknown        uint64 `json:"unknown"`         // replies without outstanding challenge: late, replayed or invented
 	WrongPeer      uint64 `json:"wrong_peer"`      // replies to a challenge for another peer
-	WrongSource    uint64 `json:"wrong_source"`    // replies from another address than was asked
+	OtherSource    uint64 `json:"other_source"`    // replies that counted, from another address than was asked
 	RefusedAddress uint64 `json:"refused_address"` // candidates that may not be asked
 	TooMany        uint64 `json:"too_many"`        // candidates above the limit per peer
 	Limited        uint64 `json:"limited"`         // times that a limit put off probes
@@ -206,8 +206,10 @@ func (p *Prover) Kick(id trust.GatewayID) {
 }
 
 // Reply takes an authenticated probe reply of peer and reports whether it
-// counts: its challenge must be outstanding, for this peer at this address, not
-// longer than five seconds. It does not block.
+// counts: its challenge must be outstanding, for this peer and not longer than
+// five seconds. What it proves is the address that the challenge was sent to,
+// because nobody else could know it. Where the reply comes from proves nothing, and
+// a host with several addresses may answer from another. It does not block.
 func (p *Prover) Reply(from netip.AddrPort, id trust.GatewayID, challenge [16]byte, boot trust.BootID, observed netip.AddrPort) bool {
 	now := time.Now()
 	p.mu.Lock()
@@ -220,9 +222,9 @@ func (p *Prover) Reply(from netip.AddrPort, id trust.GatewayID, challenge [16]by
 	case a.peer.id != id:
 		p.counters.WrongPeer++
 		return false
-	case a.at.addr != from:
-		p.counters.WrongSource++
-		return false
+	}
+	if a.at.addr != from {
+		p.counters.OtherSource++
 	}
 	delete(p.outstanding, challenge)
 	p.counters.Replies++

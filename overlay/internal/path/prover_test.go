@@ -426,8 +426,6 @@ func TestRepliesThatDoNotCount(t *testing.T) {
 		count func(Counters) uint64
 	}{
 		{"invented challenge", func(r *reply) { r.challenge[3] ^= 1 }, 0, func(c Counters) uint64 { return c.Unknown }},
-		{"from another address", func(r *reply) { r.from = other }, 0, func(c Counters) uint64 { return c.WrongSource }},
-		{"from another port", func(r *reply) { r.from = netip.AddrPortFrom(r.from.Addr(), 9) }, 0, func(c Counters) uint64 { return c.WrongSource }},
 		{"by another identity", func(r *reply) { r.peer = gatewayID(77) }, 0, func(c Counters) uint64 { return c.WrongPeer }},
 		{"after five seconds", func(*reply) {}, 5*time.Second + time.Millisecond, func(c Counters) uint64 { return c.Unknown }},
 	} {
@@ -456,6 +454,35 @@ func TestRepliesThatDoNotCount(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A host with several addresses answers from another than was asked: what is
+// proven is where the challenge went, and the other address gains nothing.
+func TestReplyProvesTheAddressThatWasAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r recorder
+		p := New(Config{Send: &r})
+		go func() { _ = p.Run(t.Context()) }()
+		id, at := gatewayID(1), netip.MustParseAddrPort("198.51.100.1:51820")
+		other := netip.MustParseAddrPort("203.0.113.9:51820")
+		p.SetPeer(id, []Candidate{{at, Record}})
+		pass(10 * time.Millisecond)
+		if !p.Reply(other, id, r.sent[0].challenge, trust.BootID{1}, other) {
+			t.Fatal("reply does not count")
+		}
+		pass(time.Minute)
+		if got, ok := p.Path(id); !ok || got.Addr != at {
+			t.Errorf("path %+v, %t; want %v", got, ok, at)
+		}
+		for _, s := range r.sent {
+			if s.to != at {
+				t.Errorf("probe to %v", s.to)
+			}
+		}
+		if got := p.Counters().OtherSource; got != 1 {
+			t.Errorf("counted %d times, want once", got)
+		}
+	})
 }
 
 func TestReplyIsNotTakenTwice(t *testing.T) {
