@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -475,3 +476,53 @@ type brokenDevice struct{}
 func (brokenDevice) ReadPackets([][]byte, []int) (int, error) { return 0, errBroken }
 func (brokenDevice) WritePackets([][]byte) error              { return errBroken }
 func (brokenDevice) Close() error                             { return nil }
+
+func TestGarbageFromAThousandSourcesLeavesNothingBehind(t *testing.T) {
+	for _, mode := range []string{"static", "tls"} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMemNet()
+			a, b := staticPair(m)
+			if mode == "tls" {
+				a, b = tlsPair(t, m)
+			}
+			a.Remote = "" // hears everybody
+			var log logLines
+			a.Logger = log.logger()
+			ea := mustOpen(t, a)
+			mustOpen(t, b)
+			mustPass(t, deviceOf(b), deviceOf(a), 100)
+			sent := ea.Status().Counters.SentPackets
+			rnd := rand.New(rand.NewPCG(4, 2))
+			for i := range 1000 {
+				from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), uint16(1024+i))
+				p := make([]byte, rnd.IntN(1500))
+				for j := range p {
+					p[j] = byte(rnd.Uint32())
+				}
+				if len(p) > 0 && p[0]>>3 == opResetClient || len(p) == 0 {
+					p = []byte{0} // a genuine reset is answered without tls-auth; see the test of forged resets
+				}
+				m.send(from, addrA, p)
+				if i%50 == 0 {
+					synctest.Wait()
+				}
+			}
+			synctest.Wait()
+			st := ea.Status()
+			if st.Counters.SentPackets != sent || st.Peer != addrB || st.State != StateUp || st.Restarts != 0 {
+				t.Errorf("%s: %+v", mode, st)
+			}
+			var dropped uint64
+			for _, n := range st.Counters.Dropped {
+				dropped += n
+			}
+			if dropped < 1000 {
+				t.Errorf("%s: only %d counted", mode, dropped)
+			}
+			if n := strings.Count(log.String(), "\n"); n > 15 {
+				t.Errorf("%s: %d log lines", mode, n)
+			}
+			mustPass(t, deviceOf(b), deviceOf(a), 101)
+		})
+	}
+}

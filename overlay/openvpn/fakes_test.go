@@ -191,6 +191,9 @@ func mustOpen(t testing.TB, cfg Config) *Endpoint {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("status of our side: %+v", e.Status())
+		}
 		if err := e.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}

@@ -583,6 +583,27 @@ func TestTLSFloatFollowsAuthenticPacketsOnly(t *testing.T) {
 	})
 }
 
+func TestResetWithANumberDoesNotSwallowTheFirstTLSBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemNet()
+		c, s := tlsPair(t, m)
+		m.setDeliver(func(from, _ netip.AddrPort, p []byte) [][]byte {
+			if from == addrA && p[0] == opResetClient<<3 {
+				again := bytes.Clone(p)
+				again[len(again)-1] = 1 // the message id
+				return [][]byte{p, again}
+			}
+			return [][]byte{p}
+		})
+		mustOpen(t, c)
+		es := mustOpen(t, s)
+		mustPassBoth(t, c, s)
+		if st := es.Status(); st.Keys != 1 || st.Restarts != 0 {
+			t.Errorf("status %+v", st)
+		}
+	})
+}
+
 func TestTLSOverTCP(t *testing.T) {
 	a, b := socketPair(t, TCPConnect)
 	c, s := tlsPair(t, nil)
