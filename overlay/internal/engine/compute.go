@@ -68,8 +68,7 @@ func newComputation(in Inputs) *computation {
 			c.known = append(c.known, a)
 		}
 	}
-	slices.SortStableFunc(c.known, func(a, b *Announcement) int { return compareID(a.ID, b.ID) })
-	c.known = slices.CompactFunc(c.known, func(a, b *Announcement) bool { return a.ID == b.ID })
+	slices.SortFunc(c.known, func(a, b *Announcement) int { return compareID(a.ID, b.ID) })
 	if i := slices.IndexFunc(c.known, func(a *Announcement) bool { return a.ID == in.Self }); i >= 0 {
 		c.self = c.known[i]
 	}
