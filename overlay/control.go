@@ -54,6 +54,7 @@ func (m *Mesh) apply(ctx context.Context) error {
 	if err := m.device.Apply(ctx, engine.Diff(had, want)); err != nil {
 		return fmt.Errorf("configure device: %w", err)
 	}
+	m.openSessions(had, want)
 	m.mu.Lock()
 	for _, p := range want.Peers {
 		if state := m.peers[p.ID]; state != nil {
@@ -75,6 +76,20 @@ func (m *Mesh) apply(ctx context.Context) error {
 		return fmt.Errorf("configure host: %w", err)
 	}
 	return nil
+}
+
+// openSessions begins a handshake with every new peer. Both sides do: that of
+// the one that configured the other last arrives at a peer that knows it, so
+// that no packet waits for WireGuard's retry after 5 s.
+func (m *Mesh) openSessions(had, want engine.Desired) {
+	for _, p := range want.Peers {
+		if hasPeer(had, p.ID) {
+			continue
+		}
+		if err := m.device.Initiate(p.WireGuard); err != nil {
+			m.log.Debug("session not begun", "peer", p.Name, "err", err)
+		}
+	}
 }
 
 // overlayRoutes are the overlay addresses of all peers, so that the gateways

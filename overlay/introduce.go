@@ -93,7 +93,7 @@ func (m *Mesh) introduceTo() []netip.AddrPort {
 			out = append(out, addr)
 		}
 	}
-	return out
+	return slices.DeleteFunc(out, func(a netip.AddrPort) bool { return !m.usableEndpoint(a, true) })
 }
 
 // isSeed reports whether a person or a ticket named the address.

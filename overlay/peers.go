@@ -238,6 +238,9 @@ func (m *Mesh) usableEndpoint(e netip.AddrPort, configured bool) bool {
 		return false
 	case m.self.block.Contains(addr):
 		return false
+	case m.behindGateway(addr):
+		// Reached through the overlay itself, it would be a loop.
+		return false
 	case configured:
 		return true
 	}
@@ -245,17 +248,24 @@ func (m *Mesh) usableEndpoint(e netip.AddrPort, configured bool) bool {
 		// Only gateways of one machine name it, and only if they have nothing else.
 		return m.onlyLoopback()
 	}
-	for _, r := range m.book.All() {
-		for _, g := range r.Chain.Certificate.Grants {
-			if g.Prefix.Contains(addr) {
-				return false
-			}
-		}
-	}
 	if addr.IsPrivate() || addr.IsLinkLocalUnicast() {
 		return m.host.onLink(addr)
 	}
 	return true
+}
+
+// behindGateway reports whether addr lies in a prefix that a gateway was
+// granted. Gateways of this site may use the LAN that they share.
+func (m *Mesh) behindGateway(addr netip.Addr) bool {
+	for _, r := range m.book.All() {
+		c := r.Chain.Certificate
+		for _, g := range c.Grants {
+			if g.Prefix.Contains(addr) && (c.Site != m.self.certificate().Site || !m.host.onLink(addr)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // onlyLoopback reports whether this host itself can be reached by nothing else.

@@ -111,7 +111,10 @@ func (m *Mesh) endpointsLocked() []netip.AddrPort {
 	for _, e := range m.cfg.Endpoints {
 		add(e)
 	}
-	local := m.host.candidates()
+	// Addresses within the own prefixes are no way in from outside.
+	local := slices.DeleteFunc(slices.Clone(m.host.candidates()), func(a netip.Addr) bool {
+		return slices.ContainsFunc(m.self.granted(), func(p netip.Prefix) bool { return p.Contains(a) })
+	})
 	for _, a := range local {
 		if !a.IsPrivate() && !a.IsLoopback() {
 			add(netip.AddrPortFrom(a, m.port.LocalPort()))
