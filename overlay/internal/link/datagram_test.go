@@ -266,30 +266,6 @@ func TestReplyThatDoesNotCountIsCounted(t *testing.T) {
 	})
 }
 
-func TestStrangerCostsNoMemory(t *testing.T) {
-	n := newMemNet()
-	a, b := newGateway(t, n, 1), newGateway(t, n, 2)
-	introduce(t, a, b)
-	probe := make([]byte, MaxDatagram)
-	b.sealProbe(probe, b.peer(a.own.ID).sendKeys(), kindProbe, &Probe{})
-	wrongTag := bytes.Clone(probe)
-	wrongTag[3] ^= 1
-	member := bytes.Clone(probe) // of the mesh, but nobody that we know
-	member[headerLen] ^= 1
-	retag(member)
-	from := a.sock.endpoint(b.addr)
-	for name, datagram := range map[string][]byte{
-		"short": probe[:7], "wrong tag": wrongTag, "unknown key": member, "unknown type": retag([]byte("\xC0\x01        and more")),
-	} {
-		if got := testing.AllocsPerRun(1000, func() { a.divert(datagram, from) }); got != 0 {
-			t.Errorf("%s: %v allocations, want 0", name, got)
-		}
-	}
-	if got := len(n.sentBy(a.addr)); got != 0 {
-		t.Errorf("%d datagrams in answer to strangers, want silence", got)
-	}
-}
-
 func TestSiftFindsOursAnywhereInBatch(t *testing.T) {
 	n := newMemNet()
 	a, b := newGateway(t, n, 1), newGateway(t, n, 2)

@@ -65,6 +65,8 @@ type Port struct {
 	bind  bind
 	lanes []*lane
 
+	reading atomic.Int32 // lanes that Run reads from
+
 	handler  atomic.Pointer[Handler]
 	stream   streamConn
 	counters counters
@@ -292,21 +294,38 @@ func (l *lane) take(bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
 // ends with nil when ctx is done or the Port is closed, or with the reason why
 // the socket cannot be read any more. Call it once.
 func (p *Port) Run(ctx context.Context) error {
-	// Wakes readers that are blocked in the socket; a device that reads
-	// meanwhile goes on with the renewed one.
-	wake := context.AfterFunc(ctx, func() {
-		if !p.isClosed() {
-			_ = p.sock.renew() // its error comes back from the next receiver
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	errs := make([]error, len(p.lanes))
+	read := make(chan struct{}) // closed when no lane is read any more
+	var readers, waker sync.WaitGroup
+	waker.Go(func() { // ends with ctx or the readers
+		select {
+		case <-ctx.Done():
+			p.wakeReaders()
+		case <-read:
 		}
 	})
-	defer wake()
-	errs := make([]error, len(p.lanes))
-	var wg sync.WaitGroup
 	for i := range p.lanes {
-		wg.Go(func() { errs[i] = p.readLane(ctx, i) }) // ends with ctx or Close
+		readers.Go(func() { // ends with ctx, Close or an error, which ends the others, too
+			if errs[i] = p.readLane(ctx, i); errs[i] != nil {
+				stop()
+			}
+		})
 	}
-	wg.Wait()
+	readers.Wait()
+	close(read)
+	waker.Wait()
 	return errors.Join(errs...)
+}
+
+// wakeReaders gets Run out of the socket. A device that reads meanwhile goes on
+// with the renewed one, so that a packet may be lost; where Run does not read,
+// nothing happens.
+func (p *Port) wakeReaders() {
+	if p.reading.Load() > 0 && !p.isClosed() {
+		_ = p.sock.renew() // its error comes back from the next receiver
+	}
 }
 
 // readLane takes the lane whenever no device is open.
@@ -328,7 +347,9 @@ func (p *Port) readLane(ctx context.Context, number int) error {
 		case <-p.done:
 			return nil
 		}
+		p.reading.Add(1) // before ctx is looked at: see wakeReaders
 		err := p.readUntilDevice(ctx, number, batch)
+		p.reading.Add(-1)
 		l.turn <- struct{}{}
 		if err != nil {
 			return err

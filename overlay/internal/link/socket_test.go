@@ -249,21 +249,19 @@ func TestRunSurvivesSomeReadErrors(t *testing.T) {
 			t.Fatalf("run ended: %v", err)
 		default:
 		}
-		for range maxReadErrors + 1 {
+		for {
 			select {
 			case b.failed <- errors.New("out of buffers"):
-			case <-time.After(time.Minute):
+				continue
+			case err := <-ended:
+				if err == nil {
+					t.Error("run ended without an error though a lane cannot be read")
+				}
 			}
+			break
 		}
-		synctest.Wait()
 		if got := p.Counters().ReceiveErrors; got < maxReadErrors {
 			t.Errorf("%d read errors counted", got)
-		}
-		if err := p.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-ended; err == nil {
-			t.Error("run ended without an error though a lane cannot be read")
 		}
 	})
 }
@@ -345,28 +343,5 @@ func TestEndpointsAreVirtual(t *testing.T) {
 	a.SetPath(b.own.ID, netip.AddrPort{})
 	if err := a.Bind().Send([][]byte{packet}, e); err != nil || len(n.sentBy(a.addr)) != 2 {
 		t.Errorf("sent after the path was taken away; error %v", err)
-	}
-}
-
-func TestSendOverPathAllocatesNothing(t *testing.T) {
-	a, b := newGateway(t, nil, 1), newGateway(t, nil, 2)
-	a.SetPath(b.own.ID, b.addr)
-	e := a.bind.endpointOf(t, b.own.ID)
-	bufs := [][]byte{append(make([]byte, 0, 4096), 4, 0, 0, 0, 1, 2, 3)}
-	library := conn.NewStdNetBind()
-	if _, _, err := library.Open(0); err != nil {
-		t.Fatal(err)
-	}
-	defer library.Close()
-	raw := &conn.StdNetEndpoint{AddrPort: b.addr}
-	send := func(bind conn.Bind, e conn.Endpoint) float64 {
-		return testing.AllocsPerRun(500, func() {
-			if err := bind.Send(bufs, e); err != nil {
-				t.Fatal(err)
-			}
-		})
-	}
-	if ours, theirs := send(a.Bind(), e), send(library, raw); ours > theirs {
-		t.Errorf("%v allocations per send, the library's own bind has %v", ours, theirs)
 	}
 }

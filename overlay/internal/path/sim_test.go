@@ -2,6 +2,7 @@ package path
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -33,16 +34,16 @@ type arrival struct {
 type host struct {
 	net    *network
 	id     trust.GatewayID
-	boot   trust.BootID
 	addrs  []netip.AddrPort
 	prover *Prover
 	nat    *nat // of the first address; nil: none
 
 	mu       sync.Mutex // guards the fields below
+	boot     trust.BootID
 	changes  []change
 	boots    []trust.BootID
 	observed []netip.AddrPort
-	wrong    []reply // replies seen, to be replayed
+	replies  []reply // to be replayed
 }
 
 type change struct {
@@ -164,10 +165,10 @@ func (h *host) SendProbe(peer trust.GatewayID, to netip.AddrPort, challenge [16]
 		if other.id != peer {
 			return // the key of the pair does not fit
 		}
-		r := reply{from: to, peer: other.id, challenge: challenge, boot: other.boot, observed: from}
+		r := reply{from: to, peer: other.id, challenge: challenge, boot: other.start(), observed: from}
 		h.net.carry(to, from, probeSize, func(*host) {
 			h.mu.Lock()
-			h.wrong = append(h.wrong, r)
+			h.replies = append(h.replies, r)
 			h.mu.Unlock()
 			h.deliver(r)
 		})
@@ -182,13 +183,37 @@ func (h *host) deliver(r reply) bool {
 func (h *host) seen() []reply {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return append([]reply(nil), h.wrong...)
+	return slices.Clone(h.replies)
 }
 
 func (h *host) changed() []change {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return append([]change(nil), h.changes...)
+	return slices.Clone(h.changes)
+}
+
+func (h *host) startsTold() []trust.BootID {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.boots)
+}
+
+func (h *host) observedTold() []netip.AddrPort {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.observed)
+}
+
+func (h *host) start() trust.BootID {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.boot
+}
+
+func (h *host) restart(boot trust.BootID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.boot = boot
 }
 
 // knows makes other a peer of h, at the addresses named or all that it has.
