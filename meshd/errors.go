@@ -66,19 +66,27 @@ func stateCure(err error, p *places) string {
 	case errors.Is(err, overlay.ErrNoState):
 		return "meshd init" + p.flags() + " --mesh NAME --site SITE --prefix CIDR founds a mesh, meshd join" + p.flags() + " TICKET joins one"
 	case errors.Is(err, overlay.ErrStateExists):
-		return "meshd run" + p.flags() + runFlag(p) + " starts that gateway; for another one name another --state DIR"
+		return "meshd run" + p.flags() + " starts that gateway; for another one name another --state DIR"
 	case errors.Is(err, overlay.ErrStateInUse):
 		return "meshd status shows what runs; for another gateway name another --state DIR"
 	case errors.Is(err, overlay.ErrStateExposed):
-		return "chmod 600 the file; if somebody else may have read it, move the state away and join again with a new ticket"
-	case errors.Is(err, overlay.ErrStateCorrupt):
-		return "restore the file from a backup, or move the state away and join again with a new ticket"
+		return "chmod 600 " + shellWord(p.dir) + "/*.key; if somebody else may have read them, move the state away and join again with a new ticket"
+	case errors.Is(err, overlay.ErrStateCorrupt), isStateFile(err, p.dir) && errors.Is(err, fs.ErrNotExist):
+		return "restore " + shellWord(p.dir) + " from a backup, or move it away and join again with a new ticket"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return "free space on that file system (df -h), then do the same again; nothing was changed"
+		return "df -h " + shellWord(p.dir) + " shows the file system that is full; nothing was changed"
 	case errors.Is(err, syscall.EROFS):
 		return "name a --state DIR that can be written to"
+	case isStateFile(err, p.dir) && errors.Is(err, fs.ErrPermission):
+		return "do it as the owner of " + shellWord(p.dir) + ", usually root (sudo)"
 	}
 	return ""
+}
+
+// isStateFile reports whether err is about dir or a file in it.
+func isStateFile(err error, dir string) bool {
+	e, ok := errors.AsType[*fs.PathError](err)
+	return ok && dir != "" && (e.Path == dir || filepath.Dir(e.Path) == dir)
 }
 
 // ticketCure is about joining and inviting.
@@ -97,36 +105,20 @@ func ticketCure(err error, _ *places) string {
 }
 
 // hostCure is about the machine.
-func hostCure(err error, p *places) string {
+func hostCure(err error, _ *places) string {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "ss -lunp shows who has the port; \"port:\" in the configuration names another one"
-	case errors.Is(err, syscall.EBUSY):
+	case errors.Is(err, fs.ErrExist), errors.Is(err, syscall.EBUSY):
 		return "ip link shows who has the interface; \"interface:\" in the configuration names another one"
 	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
 		return "do it as root (sudo)"
 	case errors.Is(err, fs.ErrPermission):
-		return "give the process CAP_NET_ADMIN and access to /dev/net/tun, or set \"device: netstack\""
-	case isTUN(err) && errors.Is(err, fs.ErrNotExist), isTUN(err) && errors.Is(err, syscall.ENODEV), isTUN(err) && errors.Is(err, syscall.ENXIO):
-		return "modprobe tun; in a container pass the device on (--device /dev/net/tun)"
-	case errors.Is(err, fs.ErrNotExist) && p.config != "":
-		return ""
+		return "give the process CAP_NET_ADMIN and access to /dev/net/tun, or set \"device: netstack\" to do without"
 	case errors.Is(err, errors.ErrUnsupported):
-		return "set \"device: netstack\" to run without the kernel's help"
+		return "set \"device: netstack\" to do without the kernel's help"
 	}
 	return ""
-}
-
-// tunPath is where Linux has the device that makes TUN interfaces.
-const tunPath = "/dev/net/tun"
-
-// isTUN reports whether err comes from opening the TUN device.
-func isTUN(err error) bool {
-	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		return e.Path == tunPath
-	}
-	_, err = os.Stat(tunPath)
-	return errors.Is(err, fs.ErrNotExist)
 }
 
 // runFlag is --run if the daemon is not where everybody looks.

@@ -70,7 +70,7 @@ func join(cmd *cobra.Command, p *places, text string, timeout time.Duration) err
 	// Mail and chat programs break long lines.
 	ticket, err := overlay.ParseTicket(strings.Join(strings.Fields(text), ""))
 	if err != nil {
-		return cli.Hint(fmt.Errorf("ticket: %w", err), "copy the ticket again, from pm1- to its end, or ask for a new one")
+		return cli.Hint(err, "copy the ticket again, or ask for a new one (meshd ticket on the gateway that made this one)")
 	}
 	c, err := p.load()
 	if err != nil {
@@ -80,7 +80,7 @@ func join(cmd *cobra.Command, p *places, text string, timeout time.Duration) err
 	defer cancel()
 	result, err := overlay.Join(ctx, overlay.OpenDir(c.State), ticket, overlay.JoinOptions{Port: c.Port})
 	if err != nil {
-		return explainJoin(err, p, ticket)
+		return explainJoin(err, p)
 	}
 	w := cmd.OutOrStdout()
 	fmt.Fprintf(w, "joined mesh %s as gateway %s of site %s with %s\n\n", result.Mesh, result.Gateway, result.Site, joinPrefixes(result.Prefixes))
@@ -91,11 +91,10 @@ func join(cmd *cobra.Command, p *places, text string, timeout time.Duration) err
 	return nil
 }
 
-// explainJoin knows what a join was about: which addresses were asked.
-func explainJoin(err error, p *places, ticket overlay.Ticket) error {
-	unanswered := errors.Is(err, overlay.ErrNoPath) || errors.Is(err, context.DeadlineExceeded) || isTimeout(err)
-	if !unanswered {
-		return explain(err, p)
+// explainJoin knows what a join was about: somebody who should answer.
+func explainJoin(err error, p *places) error {
+	if errors.Is(err, overlay.ErrNoPath) || errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
+		return cli.Hint(err, "see whether meshd runs there (meshd status) and whether UDP gets through to one of these addresses")
 	}
-	return cli.Hint(err, fmt.Sprintf("see whether meshd runs there and whether UDP gets through to it: the ticket names %v", ticket.Seeds()))
+	return explain(err, p)
 }

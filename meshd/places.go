@@ -20,6 +20,8 @@ type places struct {
 	config string // empty means conf.DefaultFile, if it exists
 	state  string // empty means what the configuration says
 	run    string
+
+	dir string // the state directory that load decided on
 }
 
 func (p *places) addState(cmd *cobra.Command) {
@@ -48,6 +50,7 @@ func (p *places) load() (*conf.Config, error) {
 			return nil, err
 		}
 	}
+	p.dir = c.State
 	return c, nil
 }
 
