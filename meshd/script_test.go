@@ -17,6 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	time.Local = time.UTC // what is printed must not depend on where the tests run
 	testscript.Main(m, map[string]func(){"meshd": main})
 }
 
