@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"time"
 
@@ -287,13 +288,20 @@ const entropyInterval = 5 * time.Second
 // ever, whatever memberlist believes.
 func (m *Mesh) entropyLoop(ctx context.Context) error {
 	for {
-		wait := entropyInterval/2 + m.jitter(entropyInterval)
+		partners := 1
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(wait):
+		case <-time.After(entropyInterval/2 + m.jitter(entropyInterval)):
+		case <-m.newcomer:
+			partners = newcomerPartners
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(settle):
+			}
 		}
-		if peer, ok := m.entropyPartner(); ok {
+		for _, peer := range m.entropyPartners(partners) {
 			if err := m.reconcile(ctx, peer); err != nil {
 				m.count("entropy.failed")
 				m.log.Debug("anti-entropy did not succeed", "peer", peer.Short(), "err", err)
@@ -302,18 +310,21 @@ func (m *Mesh) entropyLoop(ctx context.Context) error {
 	}
 }
 
-// entropyPartner draws one of the stored gateways that answer probes.
-func (m *Mesh) entropyPartner() (GatewayID, bool) {
+// newcomerPartners is with how many gateways records are exchanged at once when
+// a new gateway introduced itself: gossip needs some rounds, and the newcomer's
+// first probes would find nobody who knows it.
+const newcomerPartners = 3
+
+// entropyPartners draws up to n of the stored gateways that answer probes.
+func (m *Mesh) entropyPartners(n int) []GatewayID {
 	var reachable []GatewayID
 	for _, r := range m.book.All() {
 		if path, ok := m.prover.Path(r.ID); ok && path.Alive {
 			reachable = append(reachable, r.ID)
 		}
 	}
-	if len(reachable) == 0 {
-		return GatewayID{}, false
-	}
-	return reachable[m.intn(len(reachable))], true
+	rand.Shuffle(len(reachable), func(i, j int) { reachable[i], reachable[j] = reachable[j], reachable[i] })
+	return reachable[:min(n, len(reachable))]
 }
 
 // byID orders records by gateway ID.

@@ -48,6 +48,7 @@ type Mesh struct {
 	dirty       chan struct{} // capacity 1: the desired state may have changed
 	unsaved     chan struct{} // capacity 1: records or peers on disk are old
 	republish   chan struct{} // capacity 1: the own record is old
+	newcomer    chan struct{} // capacity 1: others should hear of a gateway that introduced itself
 	applied     atomic.Pointer[applied]
 
 	mu        sync.Mutex // guards all below
@@ -117,6 +118,7 @@ func open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		dirty:     make(chan struct{}, 1),
 		unsaved:   make(chan struct{}, 1),
 		republish: make(chan struct{}, 1),
+		newcomer:  make(chan struct{}, 1),
 		stopped:   make(chan struct{}),
 		peers:     make(map[GatewayID]*peer),
 		observed:  make(map[GatewayID]netip.AddrPort),

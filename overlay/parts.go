@@ -108,7 +108,7 @@ func (m *Mesh) openControl() (err error) {
 		},
 		Loopback:   m.cfg.Device != DeviceTUN,
 		OnChange:   m.pathChanged,
-		OnBoot:     m.bootSeen,
+		OnBoot:     func(id GatewayID, boot trust.BootID) { m.bootSeen(id, boot) },
 		OnObserved: m.observedAt,
 		Logger:     m.log,
 	})

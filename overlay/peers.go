@@ -166,12 +166,13 @@ func (m *Mesh) pathChanged(id GatewayID, p path.Path, ok bool) {
 }
 
 // bootSeen is called with the boot ID that a peer spoke with under its pair key.
-func (m *Mesh) bootSeen(id GatewayID, boot trust.BootID) {
+// It reports whether it was a new one.
+func (m *Mesh) bootSeen(id GatewayID, boot trust.BootID) bool {
 	m.mu.Lock()
 	state := m.peers[id]
 	if state == nil || state.boot == boot {
 		m.mu.Unlock()
-		return
+		return false
 	}
 	restarted := state.boot != trust.BootID{}
 	state.boot = boot
@@ -182,7 +183,7 @@ func (m *Mesh) bootSeen(id GatewayID, boot trust.BootID) {
 		m.log.Debug("gossip keys of a peer not made", "peer", id.Short(), "err", err)
 	}
 	if !restarted {
-		return
+		return true
 	}
 	// The peer has lost its WireGuard session: without a new handshake packets
 	// would vanish until ours times out (design: boot IDs).
@@ -196,6 +197,7 @@ func (m *Mesh) bootSeen(id GatewayID, boot trust.BootID) {
 		m.events.emit(Event{Kind: EventPeerRestart, Gateway: r.Chain.Certificate.Gateway, Site: r.Chain.Certificate.Site})
 		m.log.Info("peer restarted", "peer", r.Chain.Certificate.Gateway, "site", r.Chain.Certificate.Site)
 	}
+	return true
 }
 
 // observedAt is called when a peer answered a probe and said where it saw the
@@ -306,7 +308,9 @@ func (m *Mesh) introduced(identity trust.IdentityKey, b []byte, from netip.AddrP
 	if _, err := m.offer(intro.Record, "introduction"); err != nil {
 		return GatewayID{}, err
 	}
-	m.bootSeen(r.ID, intro.Boot)
+	if m.bootSeen(r.ID, intro.Boot) {
+		wake(m.newcomer)
+	}
 	m.mu.Lock()
 	state := m.peers[r.ID]
 	fresh := state != nil && state.seen != from

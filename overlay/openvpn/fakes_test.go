@@ -218,7 +218,7 @@ func eventually(t testing.TB, what string, e *Endpoint, ok func() bool) {
 func mustPass(t testing.TB, from, to *chanDevice, size int) {
 	t.Helper()
 	want := innerPacket(uint32(size)<<8|7, size)
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(60 * time.Second) // the handshake timeout
 	for {
 		select {
 		case from.in <- want:

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +21,9 @@ import (
 
 // Lab is a world with meshd on some of its hosts. It is safe for concurrent use.
 type Lab struct {
+	// RunArgs are added to every "meshd run". Set it before the first Run.
+	RunArgs []string
+
 	world *netlab.World
 	meshd string
 
@@ -115,7 +119,7 @@ func (l *Lab) Join(ctx context.Context, host, ticket string) (string, error) {
 
 // Run starts the daemon on host and returns when its control socket answers.
 func (l *Lab) Run(ctx context.Context, host string, more ...string) error {
-	args := append([]string{"run", "--state", l.stateDir(host)}, more...)
+	args := slices.Concat([]string{"run", "--state", l.stateDir(host)}, l.RunArgs, more)
 	// The daemon outlives ctx, which bounds its start: the world ends it.
 	p, err := l.world.Host(host).Start(context.WithoutCancel(ctx), l.meshd, args...)
 	if err != nil {

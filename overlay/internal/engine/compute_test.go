@@ -268,7 +268,7 @@ func TestCompute(t *testing.T) {
 		},
 		{
 			name: "our own overlay address is refused",
-			in: observed(with(gateway(2, "b", "10.2.0.0/16"), func(a *Announcement) { a.Overlay = gateway(0, "self").Overlay })),
+			in:   observed(with(gateway(2, "b", "10.2.0.0/16"), func(a *Announcement) { a.Overlay = gateway(0, "self").Overlay })),
 			want: brief{
 				Routes:  []string{"10.2.0.0/16 b-c" + only},
 				Refused: []string{"fd00:1:2::/128 b-c: its overlay address is also that of another gateway"},

@@ -26,10 +26,8 @@ func (d *delegate) NodeMeta(limit int) []byte {
 // NotifyMsg is never called: the filter takes user messages out before memberlist, while it is known who sent them.
 func (d *delegate) NotifyMsg([]byte) {}
 
-// GetBroadcasts returns what goes into the next packet.
-func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
-	return d.queue.GetBroadcasts(overhead, limit)
-}
+// GetBroadcasts has nothing for memberlist's packets: spread sends our messages.
+func (d *delegate) GetBroadcasts(int, int) [][]byte { return nil }
 
 // LocalState is empty: records travel by anti-entropy, which does not depend on memberlist.
 func (d *delegate) LocalState(bool) []byte { return nil }
@@ -110,24 +108,3 @@ func (g *Gossip) deliverHints(ctx context.Context) {
 		}
 	}
 }
-
-// broadcast is a message in the queue.
-type broadcast struct {
-	key string
-	b   []byte
-}
-
-// Invalidates is memberlist's question whether a newer message makes an older one useless.
-func (b *broadcast) Invalidates(other memberlist.Broadcast) bool {
-	o, ok := other.(*broadcast)
-	return ok && o.key == b.key
-}
-
-// Name is the key.
-func (b *broadcast) Name() string { return b.key }
-
-// Message is the message.
-func (b *broadcast) Message() []byte { return b.b }
-
-// Finished hears that the message is not sent any more.
-func (b *broadcast) Finished() {}

@@ -13,11 +13,16 @@ import (
 )
 
 const (
-	maxNesting     = 2       // of compound messages; memberlist writes one
-	maxMessages    = 64      // in one packet
-	maxIncarnation = 1 << 31 // refuting one above wraps to zero in the end
-	maxStateNodes  = 4096    // in one state exchange
-	maxStateBytes  = 4 << 20 // of one state exchange
+	maxNesting    = 2       // of compound messages; memberlist writes one
+	maxMessages   = 64      // in one packet
+	maxStateNodes = 4096    // in one state exchange
+	maxStateBytes = 4 << 20 // of one state exchange
+
+	// Incarnations count refutations, one above what is refuted, and wrap. What is said about others may go to
+	// maxIncarnation. What is said about us is refuted up to maxRefuted only, so that nobody can push our own
+	// number so high that others drop what we say about ourselves.
+	maxIncarnation = 1 << 31
+	maxRefuted     = 1 << 30
 )
 
 // versions is what every member of ours says about itself: memberlist's range
@@ -173,7 +178,7 @@ func (f *filter) accusation(typ byte, b []byte, v *verdict) error {
 	if err := decode(b, a.fields()); err != nil {
 		return err
 	}
-	if a.incarnation > maxIncarnation {
+	if a.incarnation > f.incarnationLimit(a.node) {
 		f.count.add(dropIncarnation)
 		return nil
 	}
@@ -208,7 +213,7 @@ func (f *filter) user(b []byte, v *verdict) error {
 // accepts judges what is said about a member, and counts why not.
 func (f *filter) accepts(m *member) bool {
 	switch {
-	case m.incarnation > maxIncarnation:
+	case m.incarnation > f.incarnationLimit(m.name):
 		f.count.add(dropIncarnation)
 	case !bytes.Equal(m.vsn, versions):
 		f.count.add(dropVersion)
@@ -218,6 +223,13 @@ func (f *filter) accepts(m *member) bool {
 		return true
 	}
 	return false
+}
+
+func (f *filter) incarnationLimit(name string) uint32 {
+	if name == f.self.String() {
+		return maxRefuted
+	}
+	return maxIncarnation
 }
 
 // isSource reports whether a ping names the peer that sent it as its source.

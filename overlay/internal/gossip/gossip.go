@@ -21,13 +21,14 @@ const (
 	Port = 7946
 	// MaxPacket is the largest packet given to Config.Send, in bytes (docs/protocol.md, section 5).
 	MaxPacket = 1190
-	// MaxBroadcast is the largest message that Broadcast takes, in bytes: it must fit into the compound message that
-	// memberlist makes, beside 2 bytes for the compound, 2 for its length and 1 for its type.
-	MaxBroadcast = packetBuffer - 5
+	// MaxBroadcast is the largest message that Broadcast takes, in bytes: alone in a compound message it fills a packet.
+	MaxBroadcast = MaxPacket - compoundOverhead - broadcastOverhead
 	// MaxMeta is the largest metadata of a member, in bytes.
 	MaxMeta = 32
 
-	packetBuffer = MaxPacket - 5 // memberlist puts a checksum before a full packet
+	packetBuffer      = MaxPacket - 5 // memberlist puts a checksum before a full packet
+	compoundOverhead  = 2             // type and number of messages
+	broadcastOverhead = 3             // length of a message in a compound message, and its type
 )
 
 const (
@@ -81,11 +82,11 @@ type Tuning struct {
 
 // defaultTuning is for round trips of up to 300 ms.
 var defaultTuning = Tuning{
-	Gossip:      500 * time.Millisecond,
+	Gossip:      200 * time.Millisecond,
 	GossipNodes: 4,
 	PushPull:    10 * time.Second,
-	Probe:       5 * time.Second,
-	ProbeWait:   2 * time.Second,
+	Probe:       3 * time.Second,
+	ProbeWait:   1500 * time.Millisecond,
 	Retransmit:  6,
 	Suspicion:   4,
 }
@@ -182,6 +183,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 	g.list.Store(list)
 	var wg sync.WaitGroup // each goroutine ends with ctx; the transport's end interrupts what they wait for
 	wg.Go(func() { g.transport.pump(ctx) })
+	wg.Go(func() { g.spread(ctx) })
 	wg.Go(func() { g.deliverUsers(ctx) })
 	wg.Go(func() { g.deliverHints(ctx) })
 	wg.Go(func() { g.updateMeta(ctx, list) })
@@ -263,8 +265,8 @@ func (g *Gossip) Broadcast(b []byte, key string) error {
 	return nil
 }
 
-// Members returns whom memberlist takes for alive, without ourselves, in no
-// order. It is nil while Run does not work.
+// Members returns the stored gateways that memberlist takes for alive, without
+// ourselves, in no order. It is nil while Run does not work.
 func (g *Gossip) Members() []trust.GatewayID {
 	list := g.list.Load()
 	if list == nil {
@@ -273,7 +275,8 @@ func (g *Gossip) Members() []trust.GatewayID {
 	nodes := list.Members()
 	ids := make([]trust.GatewayID, 0, len(nodes))
 	for _, n := range nodes {
-		if id, err := trust.ParseGatewayID(n.Name); err == nil && id != g.cfg.Self {
+		id, err := trust.ParseGatewayID(n.Name)
+		if _, stored := g.cfg.Addr(id); err == nil && stored && id != g.cfg.Self {
 			ids = append(ids, id)
 		}
 	}

@@ -40,7 +40,11 @@ type node struct {
 	alive map[trust.GatewayID]bool
 	metas map[trust.GatewayID]string
 	sent  int // bytes
-	log   [][]byte
+
+	received int // packets
+
+	packet func(from trust.GatewayID, b []byte)      // takes what arrives: Gossip, if this is an honest node
+	stream func(from trust.GatewayID, conn net.Conn) // likewise
 }
 
 func newNetwork(tb testing.TB, delay time.Duration) *network {
@@ -95,10 +99,25 @@ func (n *network) member(i int, change func(*Config)) *node {
 		n.tb.Fatal(err)
 	}
 	d.Gossip = g
+	d.packet = g.Packet
+	d.stream = func(from trust.GatewayID, c net.Conn) { g.Stream(context.Background(), from, c) }
 	ctx, cancel := context.WithCancel(context.Background())
 	d.stop = cancel
 	go func() { d.end <- g.Run(ctx) }()
 	n.tb.Cleanup(d.halt)
+	return d
+}
+
+// hostile adds a node whose record everybody has and that does what the test says.
+func (n *network) hostile(i int) *node {
+	d := &node{
+		id: testID(i), net: n,
+		packet: func(trust.GatewayID, []byte) {},
+		stream: func(_ trust.GatewayID, c net.Conn) { _ = c.Close() },
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nodes[d.id] = d
 	return d
 }
 
@@ -143,12 +162,16 @@ func (d *node) send(to trust.GatewayID, b []byte) error {
 	c := append([]byte(nil), b...)
 	d.mu.Lock()
 	d.sent += len(b)
-	d.log = append(d.log, c)
 	d.mu.Unlock()
 	if !ok {
 		return nil
 	}
-	time.AfterFunc(d.net.delay, func() { dst.Packet(d.id, c) })
+	time.AfterFunc(d.net.delay, func() {
+		dst.mu.Lock()
+		dst.received++
+		dst.mu.Unlock()
+		dst.packet(d.id, c)
+	})
 	return nil
 }
 
@@ -165,7 +188,7 @@ func (d *node) open(ctx context.Context, to trust.GatewayID) (net.Conn, error) {
 		return nil, ctx.Err()
 	}
 	ours, theirs := net.Pipe()
-	go dst.Stream(context.Background(), d.id, theirs)
+	go dst.stream(d.id, theirs)
 	return ours, nil
 }
 

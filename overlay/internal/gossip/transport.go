@@ -147,29 +147,37 @@ func (t *transport) WriteTo([]byte, string) (time.Time, error) { return time.Tim
 
 // WriteToAddress sends a packet to a stored gateway. That it cannot be sent is
 // counted and otherwise the same as that it got lost: memberlist would not
-// suspect a member to which nothing can be sent.
+// suspect a member to which sending is an error, and never forget one that was
+// revoked.
 func (t *transport) WriteToAddress(b []byte, to memberlist.Address) (time.Time, error) {
-	peer, err := t.destination(to)
-	if err != nil {
-		return time.Time{}, err
-	}
-	if len(b) > MaxPacket {
-		return time.Time{}, fmt.Errorf("packet of %d bytes", len(b))
+	if t.isClosed() {
+		return time.Time{}, errStopped
 	}
 	t.rememberPing(b)
-	if err := t.cfg.Send(peer, b); err != nil {
-		t.count.add(sendFailed)
-	} else {
+	peer, err := t.destination(to)
+	if err == nil {
+		err = t.send(peer, b)
+	}
+	if err == nil {
 		t.count.add(packetsOut)
 	}
 	return time.Now(), nil
 }
 
+func (t *transport) send(peer trust.GatewayID, b []byte) error {
+	if len(b) > MaxPacket {
+		t.count.add(sendFailed)
+		return fmt.Errorf("packet of %d bytes", len(b))
+	}
+	err := t.cfg.Send(peer, b)
+	if err != nil {
+		t.count.add(sendFailed)
+	}
+	return err
+}
+
 // destination finds the peer that memberlist means.
 func (t *transport) destination(to memberlist.Address) (trust.GatewayID, error) {
-	if t.isClosed() {
-		return trust.GatewayID{}, errStopped
-	}
 	at, err := netip.ParseAddrPort(to.Addr)
 	if err != nil || to.Name == t.filter.self.String() || !t.filter.isNode(to.Name, at.Addr().AsSlice(), at.Port()) {
 		t.count.add(dropDestination)
@@ -212,6 +220,9 @@ func (t *transport) DialTimeout(string, time.Duration) (net.Conn, error) { retur
 
 // DialAddressTimeout opens a stream to a stored gateway.
 func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	if t.isClosed() {
+		return nil, errStopped
+	}
 	peer, err := t.destination(to)
 	if err != nil {
 		return nil, err

@@ -211,6 +211,44 @@ func TestRefusedDatagramsAreCountedAndNotAnswered(t *testing.T) {
 	}
 }
 
+func TestBadContentUnderGoodSealIsCounted(t *testing.T) {
+	n := newMemNet()
+	a, b := newGateway(t, n, 1), newGateway(t, n, 2)
+	introduce(t, a, b)
+	keys := b.peer(a.own.ID).sendKeys()
+	sealed := func(size int, kind byte, edit func(plain []byte)) []byte {
+		d := make([]byte, size)
+		begin(d, typeProbe)
+		copy(d[headerLen:], keys.sendID[:])
+		plain := d[sealedAt : size-sealOverhead]
+		encodeProbe(plain, kind, &Probe{Observed: a.addr})
+		edit(plain)
+		keys.send.Seal(plain[:0], d[nonceAt:sealedAt], plain, associated(d[:sealedAt]))
+		return retag(d)
+	}
+	none := func([]byte) {}
+	for name, d := range map[string][]byte{
+		"reply that is too long": sealed(ProbeSize+1, kindReply, none),
+		"unknown kind":           sealed(ProbeSize, 3, none),
+		"unknown family":         sealed(ProbeSize, kindReply, func(p []byte) { p[observedAt] = 5 }),
+		"port 0":                 sealed(ProbeSize, kindReply, func(p []byte) { p[observedAt+1], p[observedAt+2] = 0, 0 }),
+		"IPv4 with more":         sealed(ProbeSize, kindReply, func(p []byte) { p[observedAt+18] = 1 }),
+		"IPv4-mapped IPv6": sealed(ProbeSize, kindReply, func(p []byte) {
+			p[observedAt] = 6
+			copy(p[observedAt+3:], []byte{10: 0xff, 11: 0xff, 12: 192, 15: 1})
+		}),
+	} {
+		before := a.Counters().Format
+		a.divert(d, a.sock.endpoint(b.addr))
+		if got := a.Counters().Format - before; got != 1 || len(a.gotReplies()) != 0 {
+			t.Errorf("%s: counted %d times, handed on %d", name, got, len(a.gotReplies()))
+		}
+	}
+	if got := len(n.sentBy(a.addr)); got != 0 {
+		t.Errorf("%d datagrams in answer", got)
+	}
+}
+
 func TestReplayedProbeIsAnsweredOnceWithNoMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newMemNet()

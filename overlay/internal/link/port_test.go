@@ -158,6 +158,7 @@ func TestDeviceGoesOnWhenRunEnds(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error, 1)
 			go func() { ended <- a.Run(ctx) }() // ends with ctx
+			await(t, "run to read", func() bool { return int(a.reading.Load()) == len(a.lanes) })
 			fns, _, err := a.Bind().Open(0)
 			if err != nil {
 				t.Fatal(err)
@@ -179,9 +180,16 @@ func TestDeviceGoesOnWhenRunEnds(t *testing.T) {
 				})
 			}
 			receive()
+			// Where two families are read, Run is still blocked in the other one, and
+			// ends by renewing the socket under the device.
+			_, before, _ := a.sock.receiver(0)
+			blocked := a.reading.Load() > 0
 			cancel()
 			if err := <-ended; err != nil {
 				t.Errorf("run: %v", err)
+			}
+			if _, after, _ := a.sock.receiver(0); (after != before) != blocked {
+				t.Errorf("socket renewed %t, though run was blocked in it %t", after != before, blocked)
 			}
 			receive()
 			// The end of the Port is the end of the receive functions.
@@ -323,11 +331,13 @@ func TestAnswersUseTheEndpointThatAsked(t *testing.T) {
 		t.Errorf("sent to %v, want the endpoint that the packet came with", got)
 	}
 	b.refuses = from // as if the local address were gone
-	if got := write(); got == conn.Endpoint(from) || endpointAddr(got) != peer {
-		t.Errorf("after the endpoint was refused: sent to %v", got)
+	for range 2 {
+		if got := write(); got == conn.Endpoint(from) || endpointAddr(got) != peer {
+			t.Errorf("after the endpoint was refused: sent to %v", got)
+		}
+		b.refuses = nil
 	}
 	p.divert(retag([]byte("\xB0\x01        packet")), from)
-	b.refuses = nil
 	p.ClearSources()
 	if got := write(); got == conn.Endpoint(from) || endpointAddr(got) != peer {
 		t.Errorf("after sources were cleared: sent to %v", got)

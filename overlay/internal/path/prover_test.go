@@ -1,6 +1,7 @@
 package path
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -79,6 +80,27 @@ func TestPathMovesForClearGainsOnly(t *testing.T) {
 			})
 		})
 	}
+}
+
+// One lucky probe is not enough to move.
+func TestPathDoesNotMoveForOneFastReply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		a := n.add(1, Config{}, "192.0.2.1:51820")
+		b := n.add(2, Config{}, "198.51.100.1:51820", "198.51.100.2:51820")
+		n.setDelay("192.0.2.1", "198.51.100.1", 20*time.Millisecond)
+		n.setDelay("192.0.2.1", "198.51.100.2", 2*time.Millisecond)
+		n.run(a)
+		a.knows(b, "198.51.100.1:51820")
+		pass(10 * time.Second)
+		a.knows(b)
+		pass(500 * time.Millisecond)
+		n.setDelay("192.0.2.1", "198.51.100.2", 200*time.Millisecond)
+		pass(time.Minute)
+		if got := a.changed(); len(got) != 1 || a.path(b).Addr != b.addrs[0] {
+			t.Errorf("changes %+v, want to stay at %v", got, b.addrs[0])
+		}
+	})
 }
 
 func TestPathFailsOverThreeSecondsAfterFirstMiss(t *testing.T) {
@@ -506,6 +528,9 @@ func TestReplyIsNotTakenTwice(t *testing.T) {
 		n.run(a)
 		a.knows(b)
 		pass(100 * time.Millisecond)
+		if a.deliver(a.seen()[0]) {
+			t.Error("a reply counts twice")
+		}
 		n.setDark("198.51.100.1", true)
 		pass(20 * time.Second)
 		if a.path(b).Alive {
@@ -537,6 +562,26 @@ func TestLateReplyStillCounts(t *testing.T) {
 		}
 		if got := len(a.changed()); got != 1 {
 			t.Errorf("%d changes, want 1: %+v", got, a.changed())
+		}
+		if got := a.prover.Counters().Misses; got != 0 {
+			t.Errorf("%d misses on a slow link without loss", got)
+		}
+	})
+}
+
+func TestReplyIsTooLateWithoutRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r recorder
+		p := New(Config{Send: &r})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { _ = p.Run(ctx) }() // ends with ctx, so that nothing expires
+		at := netip.MustParseAddrPort("198.51.100.1:51820")
+		p.SetPeer(gatewayID(1), []Candidate{{at, Record}})
+		pass(10 * time.Millisecond)
+		cancel()
+		pass(challengeLife)
+		if p.Reply(at, gatewayID(1), r.sent()[0].challenge, trust.BootID{1}, at) {
+			t.Error("a reply after more than five seconds counts")
 		}
 	})
 }
@@ -618,7 +663,12 @@ func TestPathThatIsNoLongerNamedStaysWhileItAnswers(t *testing.T) {
 		n.run(a)
 		a.knows(b)
 		pass(10 * time.Second)
-		a.knows(b, "198.51.100.2:51820")
+		a.knows(b, "198.51.100.1:51820") // without the spare
+		pass(time.Minute)
+		if got := a.prover.Addresses(b.id); len(got) != 2 || !got[1].Alive {
+			t.Errorf("addresses %+v, want the spare kept while it answers", got)
+		}
+		a.knows(b, "198.51.100.2:51820") // without the path
 		pass(time.Minute)
 		if got := a.path(b).Addr; got != b.addrs[0] {
 			t.Errorf("path %v, want to stay at %v, which answers", got, b.addrs[0])
@@ -691,7 +741,14 @@ func TestPathMTUIsTheLargestThatPasses(t *testing.T) {
 		n := newNetwork(t)
 		a := n.add(1, Config{MTUSizes: []int{1232, 1372, 1392, 1452, 8972}}, "192.0.2.1:51820")
 		b := n.add(2, Config{}, "198.51.100.1:51820")
-		n.tooLong = func(size int) bool { return size > 1400 }
+		lost := false
+		n.tooLong = func(size int) bool {
+			if size == 1372 && !lost { // by chance
+				lost = true
+				return true
+			}
+			return size > 1400
+		}
 		n.run(a)
 		a.knows(b)
 		pass(10 * time.Second)

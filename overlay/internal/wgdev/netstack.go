@@ -43,7 +43,7 @@ type Netstack struct {
 	link  *channel.Endpoint
 	mtu   int
 
-	queued chan struct{} // capacity 1: the stack has something to send
+	queued wakeup // the stack has something to send
 	closed chan struct{}
 	events chan tun.Event // never used, closed with the stack
 
@@ -64,11 +64,11 @@ func newNetstack(mtu int) (*Netstack, error) {
 		}),
 		link:   channel.New(stackQueue, uint32(mtu), ""),
 		mtu:    mtu,
-		queued: make(chan struct{}, 1),
+		queued: make(wakeup, 1),
 		closed: make(chan struct{}),
 		events: make(chan tun.Event),
 	}
-	s.link.AddNotify(s)
+	s.link.AddNotify(s.queued)
 	// gVisor leaves selective acknowledgements off; losses over long distances
 	// need them.
 	sack := tcpip.TCPSACKEnabled(true)
@@ -156,10 +156,13 @@ func (s *Netstack) isClosed() bool {
 	}
 }
 
+// wakeup has capacity 1.
+type wakeup chan struct{}
+
 // WriteNotify is called by gVisor when there is a packet to send.
-func (s *Netstack) WriteNotify() {
+func (w wakeup) WriteNotify() {
 	select {
-	case s.queued <- struct{}{}:
+	case w <- struct{}{}:
 	default:
 	}
 }
@@ -206,7 +209,7 @@ func (d *stackDevice) take(bufs [][]byte, sizes []int, offset int) (n int) {
 		pkt.DecRef()
 	}
 	if n == len(bufs) {
-		d.s.WriteNotify() // there may be more
+		d.s.queued.WriteNotify() // there may be more
 	}
 	return n
 }
