@@ -155,15 +155,18 @@ func TestRoutesTellWhatIsRefused(t *testing.T) {
 
 func TestPingAsksEveryGatewayThatIsMeant(t *testing.T) {
 	client, _, _ := serve(t, newFakeMesh(t))
-	ping, err := client.Ping(t.Context(), "both")
-	if err != nil || len(ping.Probes) != 2 {
-		t.Fatalf("ping %+v, %v, want two probes", ping, err)
+	ping, err := client.Ping(t.Context(), "all")
+	if err != nil || len(ping.Probes) != 3 {
+		t.Fatalf("ping %+v, %v, want three probes", ping, err)
 	}
 	if p := ping.Probes[0]; p.Gateway != "gw-30" || p.Site != "30" || p.Error != overlay.ErrNoPath.Error() {
 		t.Errorf("probe %+v, want gw-30 named although it has no path", p)
 	}
 	if p := ping.Probes[1]; p.Gateway != "gw-20" || p.Error != "" || p.RTT != 12*time.Millisecond || p.Via != "data" {
 		t.Errorf("probe %+v, want the answer of gw-20", p)
+	}
+	if p := ping.Probes[2]; p.Error != "no answer within 2s" {
+		t.Errorf("probe %+v, want that it took too long", p)
 	}
 }
 

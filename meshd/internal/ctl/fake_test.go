@@ -26,6 +26,7 @@ type fakeMesh struct {
 var (
 	id20 = overlay.GatewayID{15: 20}
 	id30 = overlay.GatewayID{15: 30}
+	id40 = overlay.GatewayID{15: 40} // takes probes and never answers
 )
 
 func newFakeMesh(t testing.TB) *fakeMesh {
@@ -93,15 +94,19 @@ func (f *fakeMesh) Resolve(name string) ([]overlay.GatewayID, error) {
 	switch name {
 	case "gw-20", "20":
 		return []overlay.GatewayID{id20}, nil
-	case "both":
-		return []overlay.GatewayID{id30, id20}, nil
+	case "all":
+		return []overlay.GatewayID{id30, id20, id40}, nil
 	}
 	return nil, fmt.Errorf("%q: %w", name, overlay.ErrUnknownGateway)
 }
 
-func (f *fakeMesh) Ping(_ context.Context, id overlay.GatewayID) (overlay.PingResult, error) {
-	if id == id30 {
+func (f *fakeMesh) Ping(ctx context.Context, id overlay.GatewayID) (overlay.PingResult, error) {
+	switch id {
+	case id30:
 		return overlay.PingResult{}, overlay.ErrNoPath
+	case id40:
+		<-ctx.Done()
+		return overlay.PingResult{}, fmt.Errorf("ping gw-40: %w", ctx.Err())
 	}
 	return overlay.PingResult{
 		Gateway: "gw-20", Site: "20", Path: netip.MustParseAddrPort("10.4.0.91:17946"),

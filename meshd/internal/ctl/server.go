@@ -21,6 +21,7 @@ const (
 	maxHeader      = 16 << 10
 	readTimeout    = 10 * time.Second
 	requestTimeout = 15 * time.Second
+	probeTimeout   = 2 * time.Second // as long as a gateway has for its row of the matrix
 	idleTimeout    = time.Minute
 	shutdownGrace  = time.Second
 )
@@ -155,11 +156,16 @@ func (s *Server) ping(r *http.Request) (any, error) {
 
 // probe sends one probe and names the gateway even if it does not answer.
 func (s *Server) probe(ctx context.Context, id overlay.GatewayID) Probe {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
 	result, err := s.Mesh.Ping(ctx, id)
 	if err == nil {
 		return Probe{PingResult: result}
 	}
 	p := Probe{PingResult: overlay.PingResult{Gateway: id.String()}, Error: err.Error()}
+	if errors.Is(err, context.DeadlineExceeded) {
+		p.Error = fmt.Sprintf("no answer within %v", probeTimeout)
+	}
 	for _, peer := range s.Mesh.Status().Peers {
 		if peer.ID == id.String() {
 			p.Gateway, p.Site = peer.Gateway, peer.Site
