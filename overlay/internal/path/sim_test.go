@@ -112,10 +112,12 @@ func (n *network) run(hosts ...*host) {
 	}
 }
 
-func (n *network) setDelay(a, b string, d time.Duration) {
+// setDelay sets the delay one way between 192.0.2.1, the first host of every
+// test, and to.
+func (n *network) setDelay(to string, d time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	x, y := netip.MustParseAddr(a), netip.MustParseAddr(b)
+	x, y := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr(to)
 	n.delay[[2]netip.Addr{x, y}], n.delay[[2]netip.Addr{y, x}] = d, d
 }
 
