@@ -19,12 +19,12 @@ import (
 // oddBind is the library's bind as it behaves on hosts that we do not have: it
 // opens without error and tells the port that opens says.
 type oddBind struct {
-	opens func(asked uint16) (families int, actual uint16, err error)
+	opens  func(asked uint16) (families int, actual uint16, err error)
+	failed chan error // what the next read returns; may be nil
 
 	mu     sync.Mutex // guards the fields below
 	asked  []uint16
 	closed chan struct{}
-	failed chan error // what the next read returns
 	marks  []uint32
 
 	sent    []conn.Endpoint
@@ -40,13 +40,13 @@ func (b *oddBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	closed, failed := make(chan struct{}), make(chan error)
-	b.closed, b.failed = closed, failed
+	closed := make(chan struct{})
+	b.closed = closed
 	read := func([][]byte, []int, []conn.Endpoint) (int, error) {
 		select {
 		case <-closed:
 			return 0, net.ErrClosed
-		case err := <-failed:
+		case err := <-b.failed:
 			return 0, err
 		}
 	}
@@ -236,7 +236,7 @@ func TestRunEndsWhenThePortIsLost(t *testing.T) {
 
 func TestRunSurvivesSomeReadErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &oddBind{opens: withBoth}
+		b := &oddBind{opens: withBoth, failed: make(chan error)}
 		p := newOddPort(t, b)
 		defer p.Close()
 		ended := make(chan error, 1)
@@ -268,7 +268,7 @@ func TestRunSurvivesSomeReadErrors(t *testing.T) {
 
 func TestDeviceReadErrorsArePassedOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &oddBind{opens: withBoth}
+		b := &oddBind{opens: withBoth, failed: make(chan error)}
 		p := newOddPort(t, b)
 		defer p.Close()
 		fns, _, err := p.Bind().Open(0)
