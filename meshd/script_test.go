@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -17,7 +18,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	time.Local = time.UTC // what is printed must not depend on where the tests run
+	time.Local = time.UTC                     // what is printed must not depend on where the tests run
+	if filepath.Base(os.Args[0]) != "meshd" { // else this is the program in a test
+		if err := elevate(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	testscript.Main(m, map[string]func(){"meshd": main})
 }
 
