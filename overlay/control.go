@@ -250,8 +250,10 @@ func (m *Mesh) hostChanged() {
 	wake(m.republish)
 }
 
-// saveDelay lets a burst of records become one write.
-const saveDelay = time.Second
+// savePause is the least time between two writes. The first change of a burst
+// is written at once: a gateway that is killed right after it met the others
+// must find them again.
+const savePause = 500 * time.Millisecond
 
 // saveLoop keeps records and peers on disk, so that a mesh whose seed is gone
 // restarts and re-forms.
@@ -265,14 +267,18 @@ func (m *Mesh) saveLoop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(saveDelay):
+		case <-time.After(settle):
 		}
-		err := m.save()
 		text := ""
-		if err != nil {
+		if err := m.save(); err != nil {
 			text = fmt.Sprintf("records are not stored; after a restart this gateway may not find the others: %v", err)
 		}
 		m.warn("save", text)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(savePause):
+		}
 	}
 }
 

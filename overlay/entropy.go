@@ -298,7 +298,7 @@ func (m *Mesh) entropyLoop(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-time.After(settle):
+			case <-time.After(newcomerPause):
 			}
 		}
 		for _, peer := range m.entropyPartners(partners) {
@@ -311,9 +311,12 @@ func (m *Mesh) entropyLoop(ctx context.Context) error {
 }
 
 // newcomerPartners is with how many gateways records are exchanged at once when
-// a new gateway introduced itself: gossip needs some rounds, and the newcomer's
-// first probes would find nobody who knows it.
+// a gateway introduced itself or was reached for the first time: gossip needs
+// some rounds, and the newcomer's first probes would find nobody who knows it.
 const newcomerPartners = 3
+
+// newcomerPause lets many newcomers share a round.
+const newcomerPause = 100 * time.Millisecond
 
 // entropyPartners draws up to n of the stored gateways that answer probes.
 func (m *Mesh) entropyPartners(n int) []GatewayID {

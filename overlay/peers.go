@@ -127,6 +127,7 @@ func (m *Mesh) pathChanged(id GatewayID, p path.Path, ok bool) {
 	wasAlive := state.alive
 	moved := ok && m.saved[id] != p.Addr
 	state.alive = ok && p.Alive
+	fresh := ok && !state.proven
 	if ok {
 		state.proven = true
 		m.saved[id] = p.Addr
@@ -139,6 +140,10 @@ func (m *Mesh) pathChanged(id GatewayID, p path.Path, ok bool) {
 
 	if ok {
 		m.port.SetPath(id, p.Addr)
+	}
+	if fresh {
+		// One of the two may have been away: what it missed comes at once.
+		wake(m.newcomer)
 	}
 	e := Event{Gateway: r.Chain.Certificate.Gateway, Site: r.Chain.Certificate.Site, Path: p.Addr}
 	switch {
