@@ -172,8 +172,10 @@ umount small
 	}
 }
 
-// status waits until the status of a gateway is as wanted.
-func waitStatus(t *testing.T, lab *meshlab.Lab, host, want string, ok func(overlay.Status) bool) overlay.Status {
+// waitStatus waits until gw20 reaches the other gateway and its status is as
+// wanted.
+func waitStatus(t *testing.T, lab *meshlab.Lab, want string, ok func(overlay.Status) bool) overlay.Status {
+	const host = "gw20"
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -193,17 +195,7 @@ func waitStatus(t *testing.T, lab *meshlab.Lab, host, want string, ok func(overl
 	}
 }
 
-func peersUp(n int) func(overlay.Status) bool {
-	return func(s overlay.Status) bool {
-		up := 0
-		for _, p := range s.Peers {
-			if p.State == overlay.PeerUp {
-				up++
-			}
-		}
-		return up == n
-	}
-}
+func peerUp(s overlay.Status) bool { return len(s.Peers) == 1 && s.Peers[0].State == overlay.PeerUp }
 
 // newLab is a mesh of the two routers, whose hosts must be as before afterwards.
 func newLab(t *testing.T, topology netlab.Topology) *meshlab.Lab {
@@ -254,7 +246,7 @@ func TestDegradedHostSaysWhatIsWrong(t *testing.T) {
 	}
 	topology.Nets = append(topology.Nets, netlab.Net{Name: "other", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.0/24")}})
 	lab := newLab(t, topology)
-	s := waitStatus(t, lab, "gw20", "refused route", func(s overlay.Status) bool { return peersUp(1)(s) && len(s.Refused) == 1 })
+	s := waitStatus(t, lab, "refused route", func(s overlay.Status) bool { return peerUp(s) && len(s.Refused) == 1 })
 	if r := s.Refused[0]; r.Prefix.String() != "192.168.10.0/24" || r.Gateway != "gw-10" || !strings.Contains(r.Reason, "eth2") {
 		t.Errorf("refused %+v, want 192.168.10.0/24 of gw-10 because of eth2", r)
 	}
@@ -279,7 +271,7 @@ func TestDegradedHostSaysWhatIsWrong(t *testing.T) {
 
 func TestStandardToolReadsTheDevice(t *testing.T) {
 	lab := newLab(t, newTopology())
-	waitStatus(t, lab, "gw20", "peer", peersUp(1))
+	waitStatus(t, lab, "peer", peerUp)
 	out, err := lab.World().Host("gw20").Run(t.Context(), "wg", "show", "pm0")
 	if err != nil || !strings.Contains(out, "allowed ips:") || !strings.Contains(out, "192.168.10.0/24") || !strings.Contains(out, "endpoint: 10.4.0.90:17946") {
 		t.Errorf("wg show: %v\n%s", err, out)
@@ -288,7 +280,7 @@ func TestStandardToolReadsTheDevice(t *testing.T) {
 
 func TestKilledDaemonLeavesNothingBehindAfterTheNext(t *testing.T) {
 	lab := newLab(t, newTopology())
-	waitStatus(t, lab, "gw20", "peer", peersUp(1))
+	waitStatus(t, lab, "peer", peerUp)
 	if err := lab.Kill("gw20"); err != nil {
 		t.Fatal(err)
 	}
@@ -297,6 +289,6 @@ func TestKilledDaemonLeavesNothingBehindAfterTheNext(t *testing.T) {
 	if err := lab.Run(ctx, "gw20"); err != nil {
 		t.Fatal(err)
 	}
-	waitStatus(t, lab, "gw20", "peer after the restart", peersUp(1))
+	waitStatus(t, lab, "peer after the restart", peerUp)
 	// newLab stops both and compares the hosts.
 }

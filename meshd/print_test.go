@@ -19,11 +19,11 @@ import (
 
 var update = flag.Bool("update", false, "rewrite golden files")
 
-// golden compares what print writes with a file in testdata.
-func golden(t *testing.T, name string, print func(w io.Writer)) {
+// golden compares what write writes with a file in testdata.
+func golden(t *testing.T, name string, write func(w io.Writer)) {
 	t.Helper()
 	var got bytes.Buffer
-	print(&got)
+	write(&got)
 	path := filepath.Join("testdata", name+".golden")
 	if *update {
 		if err := os.WriteFile(path, got.Bytes(), 0o644); err != nil {

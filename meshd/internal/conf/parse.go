@@ -165,16 +165,15 @@ func (p *parser) unknown(key *yaml.Node, name string, names []string) {
 	p.fault(key, name, "unknown key", want)
 }
 
-// list calls read for every item of the list n. It reports whether n is a list.
-func (p *parser) list(n *yaml.Node, name, want string, read func(item *yaml.Node, name string)) bool {
+// list calls read for every item of the list n.
+func (p *parser) list(n *yaml.Node, name, want string, read func(item *yaml.Node, name string)) {
 	if n.Kind != yaml.SequenceNode {
 		p.fault(n, name, describe(n), want)
-		return false
+		return
 	}
 	for i, item := range n.Content {
 		read(item, fmt.Sprintf("%s[%d]", name, i))
 	}
-	return true
 }
 
 // scalar returns the text of n, or notes that it is not a single value.

@@ -205,7 +205,7 @@ func TestEventsArriveOneByOne(t *testing.T) {
 
 func TestServerEndsWhileEventsAndRequestsAreOpen(t *testing.T) {
 	m := newFakeMesh(t)
-	m.block = make(chan struct{})
+	m.blocked = make(chan struct{})
 	client, _, stop := serve(t, m)
 	events, matrix := make(chan error, 1), make(chan error, 1)
 	go func() { events <- client.Events(t.Context(), func(overlay.Event) error { return nil }) }() // ends with the server
@@ -214,17 +214,20 @@ func TestServerEndsWhileEventsAndRequestsAreOpen(t *testing.T) {
 		_, err := client.Matrix(t.Context())
 		matrix <- err
 	}()
+	<-m.blocked
 	start := time.Now()
 	if err := stop(); err != nil {
 		t.Errorf("server ended with %v", err)
 	}
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("server took %v to end", took)
+	if took := time.Since(start); took < shutdownGrace || took > 10*shutdownGrace {
+		t.Errorf("server took %v to end, want the %v that a request has", took, shutdownGrace)
 	}
 	if err := <-events; err != nil {
 		t.Errorf("event stream ended with %v, want nil", err)
 	}
-	<-matrix
+	if err := <-matrix; err == nil {
+		t.Error("request that takes for ever got an answer")
+	}
 }
 
 // raw sends a request as no client of ours would.

@@ -20,7 +20,7 @@ type fakeMesh struct {
 	mu       sync.Mutex // guards all below
 	watchers []chan overlay.Event
 	hosts    []netip.Addr
-	block    chan struct{} // if not nil, Matrix waits for it or its context
+	blocked  chan struct{} // if not nil, Matrix sends on it and waits for its context
 }
 
 var (
@@ -59,13 +59,11 @@ func (f *fakeMesh) Status() overlay.Status {
 
 func (f *fakeMesh) Matrix(ctx context.Context) overlay.Matrix {
 	f.mu.Lock()
-	block := f.block
+	blocked := f.blocked
 	f.mu.Unlock()
-	if block != nil {
-		select {
-		case <-block:
-		case <-ctx.Done():
-		}
+	if blocked != nil {
+		blocked <- struct{}{}
+		<-ctx.Done()
 	}
 	return overlay.Matrix{
 		Version:  1,
