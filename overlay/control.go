@@ -253,7 +253,7 @@ func (m *Mesh) hostChanged() {
 // savePause is the least time between two writes. The first change of a burst
 // is written at once: a gateway that is killed right after it met the others
 // must find them again.
-const savePause = 500 * time.Millisecond
+const savePause = 200 * time.Millisecond
 
 // saveLoop keeps records and peers on disk, so that a mesh whose seed is gone
 // restarts and re-forms.

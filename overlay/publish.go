@@ -76,7 +76,6 @@ func (m *Mesh) publish() error {
 	m.published = signed
 	m.mu.Unlock()
 	m.broadcast(signed)
-	wake(m.unsaved)
 	return nil
 }
 
