@@ -53,7 +53,7 @@ func (m *Mesh) ask(ctx context.Context, id GatewayID, req apiRequest) (apiRespon
 	if err != nil {
 		return apiResponse{}, err
 	}
-	defer conn.Close() //nolint:errcheck // the answer is what counts
+	defer conn.Close()
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(deadline)
 	}

@@ -133,7 +133,7 @@ func initialise(store Store, req InitRequest) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, err
 	}
-	l, _, err := loadLedger(store)
+	l, err := loadLedger(store)
 	if err != nil {
 		return InitResult{}, err
 	}
@@ -265,7 +265,7 @@ func loadAuthority(store Store, root *trust.Root) (*authority, error) {
 	if err := root.VerifyDelegation(delegation); err != nil {
 		return nil, fmt.Errorf("%s: %w", fileIssuing, err)
 	}
-	l, _, err := loadLedger(store)
+	l, err := loadLedger(store)
 	if err != nil {
 		return nil, err
 	}

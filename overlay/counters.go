@@ -1,6 +1,9 @@
 package overlay
 
-import "sync"
+import (
+	"maps"
+	"sync"
+)
 
 // counters counts what was refused, dropped or lost, by reason.
 type counters struct {
@@ -21,9 +24,7 @@ func (c *counters) add(reason string) {
 func (c *counters) into(out map[string]uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for k, v := range c.n {
-		out[k] = v
-	}
+	maps.Copy(out, c.n)
 }
 
 // count adds one to a counter that status shows.

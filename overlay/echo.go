@@ -38,7 +38,7 @@ func (m *Mesh) echo(ctx context.Context, addr netip.Addr) (time.Duration, error)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	defer conn.Close() //nolint:errcheck // read only from here on
+	defer conn.Close()
 	e := echoer{conn: conn, addr: addr, request: request, reply: reply, proto: proto}
 	if _, err := rand.Read(e.token[:]); err != nil {
 		return 0, err

@@ -56,7 +56,7 @@ func (m *Mesh) reconcile(ctx context.Context, peer GatewayID) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // nothing is left to lose
+	defer conn.Close()
 	if err := m.newExchange(peer, conn).open(); err != nil {
 		return fmt.Errorf("anti-entropy with %s: %w", peer.Short(), err)
 	}

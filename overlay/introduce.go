@@ -12,8 +12,8 @@ import (
 // of 1,200 bytes each. The first is short, because gateways of a mesh are often
 // started together.
 const (
-	introduceMin = time.Second
-	introduceMax = time.Minute
+	firstIntroducePause = time.Second
+	lastIntroducePause  = time.Minute
 )
 
 // introduceTimeout bounds one introduction: three round trips with two lost
@@ -26,7 +26,7 @@ const introduceMany = 32
 // introduceLoop introduces this gateway to all seeds and all stored gateways
 // at once, then again to those that do not answer, less and less often.
 func (m *Mesh) introduceLoop(ctx context.Context) error {
-	for wait := introduceMin; ; wait = min(2*wait, introduceMax) {
+	for wait := firstIntroducePause; ; wait = min(2*wait, lastIntroducePause) {
 		m.introduceAll(ctx, m.introduceTo())
 		select {
 		case <-ctx.Done():

@@ -52,36 +52,36 @@ type ledgerTicket struct {
 const ledgerFile = "issuer.ledger"
 
 // loadLedger reads the ledger. A missing or damaged one becomes a new one with
-// an epoch of its own, which voids all tickets of the old; fresh says so. A
-// damaged one is kept under another name.
-func loadLedger(store Store) (l *ledger, fresh bool, err error) {
+// an epoch of its own, which voids all tickets of the old. A damaged one is kept
+// under another name as far as it can be read.
+func loadLedger(store Store) (*ledger, error) {
 	b, err := store.Load(ledgerFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, ErrStateCorrupt):
 	case err != nil:
-		return nil, false, err
+		return nil, err
 	default:
-		l = new(ledger)
+		l := new(ledger)
 		if err := json.Unmarshal(b, l); err == nil && len(l.Epoch) == 32 {
-			return l, false, nil
+			return l, nil
 		}
 		if err := store.Save(ledgerFile+".damaged", b); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 	}
 	var epoch [16]byte
 	if _, err := rand.Read(epoch[:]); err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	l = &ledger{
+	l := &ledger{
 		Epoch:     hex.EncodeToString(epoch[:]),
 		NextGrant: 1,
 		Grants:    make(map[string][]ledgerGrant),
 		Gateways:  make(map[string]*ledgerGateway),
 		Tickets:   make(map[string]*ledgerTicket),
 	}
-	return l, true, l.save(store)
+	return l, l.save(store)
 }
 
 func (l *ledger) save(store Store) error {

@@ -55,9 +55,12 @@ const (
 	// ProtocolKernel is RTPROT_KERNEL: the kernel made the route itself, as
 	// it does for the network of an address.
 	ProtocolKernel = 2
-	// ScopeUniverse, ScopeLink and ScopeHost are RT_SCOPE_UNIVERSE, RT_SCOPE_LINK
-	// and RT_SCOPE_HOST. IPv6 routes always have the first.
-	ScopeUniverse, ScopeLink, ScopeHost = 0, 253, 254
+	// ScopeUniverse is RT_SCOPE_UNIVERSE, which IPv6 routes always have.
+	ScopeUniverse = 0
+	// ScopeLink is RT_SCOPE_LINK: on a network that the host is plugged into.
+	ScopeLink = 253
+	// ScopeHost is RT_SCOPE_HOST: the host itself.
+	ScopeHost = 254
 )
 
 // HostRoute is a route of the main table that is not ours.

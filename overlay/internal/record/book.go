@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -270,9 +271,7 @@ func (b *Book) Equivocations() map[trust.GatewayID][2][]byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := make(map[trust.GatewayID][2][]byte, len(b.proofs))
-	for id, p := range b.proofs {
-		out[id] = p
-	}
+	maps.Copy(out, b.proofs)
 	return out
 }
 

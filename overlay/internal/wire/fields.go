@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -54,7 +55,7 @@ func (w *Writer) add(number, tag uint16, value []byte) {
 	w.b = append(w.b, value...)
 }
 
-// Uint8, Uint32 and Uint64 add a number; zero is left out.
+// Uint8 adds a number; zero is left out.
 func (w *Writer) Uint8(number uint16, v uint8) {
 	if v != 0 {
 		w.Field(number, []byte{v})
@@ -187,9 +188,22 @@ func (r *Reader) Required(number uint16) []byte {
 // It reports whether the field is there.
 func (r *Reader) Fixed(number uint16, out []byte) bool { return r.fixed(number, out, r.Field(number)) }
 
-// OptionalFixed is Fixed for a field that is not critical.
-func (r *Reader) OptionalFixed(number uint16, out []byte) bool {
-	return r.fixed(number, out, r.Optional(number))
+// NonZero is Fixed for a field that is left out where all its bytes are zero.
+func (r *Reader) NonZero(number uint16, out []byte) bool {
+	return r.nonZero(number, out, r.Field(number))
+}
+
+// OptionalNonZero is NonZero for a field that is not critical.
+func (r *Reader) OptionalNonZero(number uint16, out []byte) bool {
+	return r.nonZero(number, out, r.Optional(number))
+}
+
+func (r *Reader) nonZero(number uint16, out, v []byte) bool {
+	ok := r.fixed(number, out, v)
+	if ok && strings.Trim(string(v), "\x00") == "" {
+		r.fail("field %d is present and zero", number)
+	}
+	return ok
 }
 
 // RequiredFixed is Fixed for a field that must be there.
@@ -408,10 +422,8 @@ func DecodeAddrPorts(b []byte, limit int) ([]netip.AddrPort, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, other := range out {
-			if other == a {
-				return nil, malformed("endpoint %v twice", a)
-			}
+		if slices.Contains(out, a) {
+			return nil, malformed("endpoint %v twice", a)
 		}
 		if len(out) == limit {
 			return nil, malformed("more than %d endpoints", limit)
