@@ -108,6 +108,6 @@ func (c *testCert) pem(t testing.TB) (certs, key []byte) {
 }
 
 // rootPEM returns the certificate alone as a file.
-func (c *testCert) rootPEM() ([]byte, error) {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw}), nil
+func (c *testCert) rootPEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw})
 }

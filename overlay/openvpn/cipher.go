@@ -13,7 +13,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/crypto/blowfish"
+	"golang.org/x/crypto/blowfish" //nolint:staticcheck // deprecated as a cipher, not as a package: old routers have no other
 	"golang.org/x/crypto/chacha20poly1305"
 )
 

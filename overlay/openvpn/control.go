@@ -58,8 +58,8 @@ const (
 
 func (p *controlPacket) first() byte { return p.op<<3 | p.keyID }
 
-func (p *controlPacket) appendBody(dst []byte) []byte {
-	dst = append(dst, byte(len(p.acks)))
+func (p *controlPacket) body() []byte {
+	dst := []byte{byte(len(p.acks))}
 	for _, id := range p.acks {
 		dst = binary.BigEndian.AppendUint32(dst, id)
 	}
@@ -218,9 +218,9 @@ func newCryptWrapping(k StaticKey, role Role) *cryptWrapping {
 
 func (w *cryptWrapping) overhead() int { return 8 + cryptTag }
 
-func (w *cryptWrapping) tag(half *keyHalf, clear, body []byte) []byte {
+func (w *cryptWrapping) tag(half *keyHalf, plain, body []byte) []byte {
 	m := hmac.New(sha256.New, half.hmac[:32])
-	m.Write(clear)
+	m.Write(plain)
 	m.Write(body)
 	return m.Sum(nil)
 }
@@ -248,10 +248,10 @@ func (w *cryptWrapping) open(p []byte) (unwrapped, error) {
 	if len(p) < tagAt+cryptTag {
 		return unwrapped{}, ReasonShort
 	}
-	clear, tag := p[:tagAt], p[tagAt:tagAt+cryptTag]
+	plain, tag := p[:tagAt], p[tagAt:tagAt+cryptTag]
 	body := append([]byte(nil), p[tagAt+cryptTag:]...)
 	w.crypt(&w.recv, tag, body)
-	if !hmac.Equal(tag, w.tag(&w.recv, clear, body)) {
+	if !hmac.Equal(tag, w.tag(&w.recv, plain, body)) {
 		return unwrapped{}, ReasonAuth
 	}
 	return unwrapped{

@@ -91,6 +91,7 @@ func Open(ctx context.Context, cfg Config) (*Endpoint, error) {
 // start runs the goroutines of the endpoint. All end when the context does;
 // closing the device wakes the second.
 func (e *Endpoint) start(ctx context.Context, first *link) {
+	e.link.Store(first) // packets pass from the start
 	e.wg.Go(func() { e.connect(ctx, first) })
 	e.wg.Go(func() { e.readDevice(ctx) })
 	e.wg.Go(func() {
@@ -169,7 +170,7 @@ func (e *Endpoint) update(change func(*Status)) {
 	peer := e.status.Peer
 	e.mu.Unlock()
 	if before != after {
-		e.log.Info("connection is "+after.String(), "peer", peer)
+		e.log.Info("connection changed", "state", after.String(), "peer", peer)
 	}
 	select {
 	case e.changes <- struct{}{}:
@@ -191,7 +192,8 @@ func (e *Endpoint) fail(err error) {
 func (e *Endpoint) connect(ctx context.Context, l *link) {
 	defer e.update(func(s *Status) { s.State = StateClosed })
 	pause := restartPause
-	for attempt := 1; ctx.Err() == nil; attempt++ {
+	// A link that was opened must run once, to be closed.
+	for attempt := 1; l != nil || ctx.Err() == nil; attempt++ {
 		var err error
 		if l == nil {
 			l, err = e.newLink(ctx, attempt)

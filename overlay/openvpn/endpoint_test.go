@@ -74,6 +74,7 @@ func TestStaticEndpointsCarryPackets(t *testing.T) {
 					mustPass(t, deviceOf(a), deviceOf(b), size)
 					mustPass(t, deviceOf(b), deviceOf(a), size)
 				}
+				synctest.Wait() // for the counters
 				if s := ea.Status(); s.State != StateUp || s.Peer != addrB || s.Counters.InPackets != 6 || s.Counters.OutPackets != 6 {
 					t.Errorf("status %+v", s)
 				}
@@ -157,7 +158,7 @@ func TestExitNotificationRestartsThePeerAtOnce(t *testing.T) {
 		}
 		eb := mustOpen(t, b)
 		time.Sleep(3 * time.Second)
-		ea.Close()
+		_ = ea.Close()
 		synctest.Wait()
 		if s := eb.Status(); s.State != StateConnecting || !strings.Contains(s.LastError, "leaves") {
 			t.Errorf("status after the peer left: %+v", s)
@@ -342,7 +343,7 @@ func TestPeerAcceptsUsAfterOurClockWentBack(t *testing.T) {
 		}
 		eb := mustOpen(t, b)
 		mustPass(t, deviceOf(a), deviceOf(b), 100)
-		ea.Close()
+		_ = ea.Close()
 		a.Device = newChanDevice()
 		a.Now = func() time.Time { return time.Now().Add(-time.Hour) }
 		mustOpen(t, a)
@@ -362,7 +363,7 @@ func TestPeerWhoseClockWentBackIsHeardAfterTheRestartTimeout(t *testing.T) {
 		}
 		eb := mustOpen(t, b)
 		mustPass(t, deviceOf(a), deviceOf(b), 100)
-		ea.Close()
+		_ = ea.Close()
 		a.Device = newChanDevice()
 		a.Now = func() time.Time { return time.Now().Add(-time.Hour) } // and no store
 		mustOpen(t, a)
@@ -465,7 +466,7 @@ func TestDeviceErrorEndsTheEndpoint(t *testing.T) {
 		if err := e.Wait(); !errors.Is(err, errBroken) {
 			t.Errorf("Wait = %v", err)
 		}
-		e.Close()
+		_ = e.Close()
 	})
 }
 
@@ -491,6 +492,7 @@ func TestGarbageFromAThousandSourcesLeavesNothingBehind(t *testing.T) {
 			ea := mustOpen(t, a)
 			mustOpen(t, b)
 			mustPass(t, deviceOf(b), deviceOf(a), 100)
+			synctest.Wait()
 			sent := ea.Status().Counters.SentPackets
 			rnd := rand.New(rand.NewPCG(4, 2))
 			for i := range 1000 {

@@ -64,7 +64,7 @@ func ExampleOpen() {
 		fmt.Println(err)
 		return
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 
 	caller, err := openvpn.Open(ctx, openvpn.Config{
 		Local:  netip.MustParseAddrPort("127.0.0.1:31195"),
@@ -77,7 +77,7 @@ func ExampleOpen() {
 		fmt.Println(err)
 		return
 	}
-	defer caller.Close()
+	defer func() { _ = caller.Close() }()
 
 	// The smallest inner packet there is: an IPv4 header.
 	packet := make([]byte, 20)

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -44,17 +43,14 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "set lo up:", err)
 		os.Exit(1)
 	}
-	// The tests mostly wait, so many run at once.
-	flag.Parse()
-	if err := flag.Set("test.parallel", "24"); err != nil {
-		panic(err)
-	}
 	os.Exit(m.Run())
 }
 
 // enterLab runs this program again where the network is empty.
 func enterLab() int {
-	cmd := exec.Command("unshare", append([]string{"--net", os.Args[0]}, os.Args[1:]...)...)
+	// The tests mostly wait, so many run at once.
+	args := append(append([]string{"--net", os.Args[0]}, os.Args[1:]...), "-test.parallel=24")
+	cmd := exec.Command("unshare", args...)
 	cmd.Env = append(os.Environ(), labEnv+"=in")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -81,8 +77,8 @@ func echoServer(addr string) {
 		if err != nil {
 			os.Exit(1)
 		}
-		io.Copy(c, c)
-		c.Close()
+		_, _ = io.Copy(c, c)
+		_ = c.Close()
 	}
 }
 
@@ -107,8 +103,8 @@ func newLab(t testing.TB) *lab {
 	}
 	l.pid = holder.Process.Pid
 	t.Cleanup(func() {
-		holder.Process.Kill()
-		holder.Wait()
+		_ = holder.Process.Kill()
+		_ = holder.Wait()
 	})
 	self, _ := os.Readlink("/proc/self/ns/net")
 	eventuallyLab(t, "namespace of the peer", func() bool {
@@ -117,7 +113,7 @@ func newLab(t testing.TB) *lab {
 	})
 	va := fmt.Sprintf("va%d", n)
 	l.run("ip", "link", "add", va, "type", "veth", "peer", "name", "vb", "netns", strconv.Itoa(l.pid))
-	t.Cleanup(func() { exec.Command("ip", "link", "del", va).Run() })
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", va).Run() })
 	l.run("ip", "addr", "add", l.outer(1).String()+"/24", "dev", va)
 	l.run("ip", "addr", "add", l.outer6(1).String()+"/64", "dev", va, "nodad")
 	l.run("ip", "link", "set", va, "up")
@@ -218,7 +214,7 @@ func (l *lab) openvpn(args ...string) *realPeer {
 		l.t.Fatal(err)
 	}
 	go func() { // ends with the process
-		p.cmd.Wait()
+		_ = p.cmd.Wait()
 		close(p.done)
 	}()
 	l.t.Cleanup(func() {
@@ -232,7 +228,7 @@ func (l *lab) openvpn(args ...string) *realPeer {
 
 // stop sends a signal and waits for the end.
 func (p *realPeer) stop(sig syscall.Signal) {
-	p.cmd.Process.Signal(sig)
+	_ = p.cmd.Process.Signal(sig)
 	<-p.done
 }
 
@@ -273,7 +269,7 @@ func (d *labDevice) ReadPackets(bufs [][]byte, sizes []int) (int, error) {
 	if err != nil {
 		return count, nil
 	}
-	raw.Read(func(fd uintptr) bool {
+	err = raw.Read(func(fd uintptr) bool {
 		for count < len(bufs) {
 			n, err := unix.Read(int(fd), bufs[count])
 			if err != nil {
@@ -284,12 +280,12 @@ func (d *labDevice) ReadPackets(bufs [][]byte, sizes []int) (int, error) {
 		}
 		return true
 	})
-	return count, nil
+	return count, err
 }
 
 func (d *labDevice) WritePackets(packets [][]byte) error {
 	for _, p := range packets {
-		d.f.Write(p) // what the kernel refuses is lost, as at a real peer
+		_, _ = d.f.Write(p) // what the kernel refuses is lost, as at a real peer
 	}
 	return nil
 }
@@ -344,8 +340,8 @@ func (l *lab) checkTCP(size int) {
 		l.t.Fatal(err)
 	}
 	defer func() {
-		echo.Process.Kill()
-		echo.Wait()
+		_ = echo.Process.Kill()
+		_ = echo.Wait()
 	}()
 	var conn net.Conn
 	eventuallyLab(l.t, "connection to the echo server", func() bool {
@@ -356,13 +352,13 @@ func (l *lab) checkTCP(size int) {
 		conn = c
 		return err == nil
 	})
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(30 * time.Second))
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 	want := make([]byte, size)
 	for i := range want {
 		want[i] = byte(i * i >> 7)
 	}
-	go conn.Write(want) // ends with the deadline at the latest
+	go func() { _, _ = conn.Write(want) }() // ends with the deadline at the latest
 	got := make([]byte, size)
 	if n, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, want) {
 		l.t.Fatalf("echo: %d of %d bytes, %v", n, size, err)

@@ -258,8 +258,7 @@ func (l *link) transmit(b *sendBuffer, payloads [][]byte, wait bool) (count, byt
 
 // reasonOf returns the reason in an error, ReasonSend if there is none.
 func reasonOf(err error) Reason {
-	var r Reason
-	if errors.As(err, &r) {
+	if r, ok := errors.AsType[Reason](err); ok {
 		return r
 	}
 	return ReasonSend

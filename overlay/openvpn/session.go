@@ -209,7 +209,7 @@ func (k *key) emit(c *tlsChannel, s *session, p controlPacket) {
 		p.ackSID = s.remote
 	}
 	w, id := s.wrapFor(c, k.id)
-	c.outbox = append(c.outbox, parcel{s.path, w.seal(p.first(), p.sid, id, c.wrapTime, p.appendBody(nil))})
+	c.outbox = append(c.outbox, parcel{s.path, w.seal(p.first(), p.sid, id, c.wrapTime, p.body())})
 }
 
 // pumpLocked cuts the stream into messages and sends what is due.

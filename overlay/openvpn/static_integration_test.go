@@ -212,11 +212,11 @@ func TestStaticPeerFollowsUs(t *testing.T) {
 			}
 			s.openvpn(args...)
 			s.checkTraffic()
-			e.Close()
+			_ = e.Close()
 			// The same instant, another source port: our start time must still grow.
 			s.cfg.Local = netip.AddrPortFrom(s.outer(1), 2222)
 			s.cfg.Device = tun
-			tun.f.SetReadDeadline(time.Time{})
+			_ = tun.f.SetReadDeadline(time.Time{})
 			mustOpen(t, s.cfg)
 			s.checkTraffic()
 		})
@@ -277,7 +277,7 @@ func TestStaticExitNotificationsWithRealPeer(t *testing.T) {
 	eventuallyLab(t, "S11 we restart at once", func() bool { return e.Status().Restarts == 1 })
 	p = s.openvpn(args...)
 	s.checkTraffic()
-	e.Close()
+	_ = e.Close()
 	eventuallyLab(t, "S11 the peer restarts at once", func() bool { return strings.Contains(p.log.String(), "remote-exit") })
 }
 
@@ -322,10 +322,10 @@ func TestStaticWeAreHeardAfterOurClockWentBack(t *testing.T) {
 		s.cfg.Now = func() time.Time { return time.Now().Add(shift) }
 		e := mustReopen(t, s.cfg)
 		s.pingUntil(5 * time.Second)
-		e.Close()
-		tun.f.SetReadDeadline(time.Time{})
+		_ = e.Close()
+		_ = tun.f.SetReadDeadline(time.Time{})
 	}
-	tun.Close()
+	_ = tun.Close()
 }
 
 // batchDevice gives a batch of large packets for each signal and takes nothing.

@@ -122,7 +122,7 @@ func (t *tcpTransport) accept(newReceiver func() receiver) error {
 		r := newReceiver()
 		if t.remote.IsValid() && s.remote.Addr() != t.remote.Addr() {
 			r.drop(ReasonAddress)
-			conn.Close()
+			_ = conn.Close()
 			continue
 		}
 		t.admit(s, r)
@@ -134,7 +134,7 @@ func (t *tcpTransport) admit(s *streamConn, r receiver) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		s.conn.Close()
+		_ = s.conn.Close()
 		return
 	}
 	if len(t.candidates) == maxCandidates {
@@ -212,7 +212,7 @@ func (t *tcpTransport) close() {
 	defer t.mu.Unlock()
 	t.closed = true
 	if t.listener != nil {
-		t.listener.Close()
+		_ = t.listener.Close()
 	}
 	for _, s := range t.candidates {
 		s.close()
@@ -348,5 +348,5 @@ func (s *streamConn) close() {
 	s.closed = true
 	s.room.Broadcast()
 	s.filled.Broadcast()
-	s.conn.Close()
+	_ = s.conn.Close()
 }

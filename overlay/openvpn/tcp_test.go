@@ -16,7 +16,7 @@ func freePort(t testing.TB) netip.AddrPort {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
@@ -58,12 +58,32 @@ func TestEndpointsOverIPv6Sockets(t *testing.T) {
 	mustPass(t, deviceOf(b), deviceOf(a), 100)
 }
 
+func TestFirstPacketPassesAndCloseFreesTheSocket(t *testing.T) {
+	a, b := socketPair(t, UDP)
+	mustOpen(t, a)
+	for range 20 {
+		e, err := Open(t.Context(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = e.Close() // at once
+		b.Device = newChanDevice()
+	}
+	deviceOf(b).in <- innerPacket(6, 100) // there before the endpoint
+	mustOpen(t, b)
+	select {
+	case <-deviceOf(a).out:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the first packet was lost")
+	}
+}
+
 func TestOpenReportsAnAddressInUse(t *testing.T) {
 	a, _ := socketPair(t, UDP)
 	mustOpen(t, a)
 	a.Device = newChanDevice()
 	if e, err := Open(t.Context(), a); err == nil {
-		e.Close()
+		_ = e.Close()
 		t.Fatal("two endpoints on one address")
 	}
 }
@@ -76,7 +96,7 @@ func TestStrangersConnectionsDoNotReplaceThePeer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { c.Close() })
+		t.Cleanup(func() { _ = c.Close() })
 		return c
 	}
 	var idle []net.Conn
@@ -123,7 +143,7 @@ func TestNewConnectionOfThePeerReplacesAHalfOpenOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dead.Close()
+	defer func() { _ = dead.Close() }()
 	send, _ := mustStaticBoxes(t, *b.Static, b.Digest)
 	send.time = uint32(time.Now().Unix()) - 100
 	ping, _ := send.seal(nil, &plaintext{body: pingMagic[:]})
@@ -148,12 +168,12 @@ func TestTCPConnectionComesBackAfterEitherSideRestarts(t *testing.T) {
 	eb := mustOpen(t, b)
 	mustPass(t, deviceOf(b), deviceOf(a), 100)
 	first := ea.clock.last
-	ea.Close()
+	_ = ea.Close()
 	a.Device = newChanDevice()
 	a.Now = func() time.Time { return time.Unix(int64(first)+1, 0) }
-	ea = mustOpen(t, a)
+	mustOpen(t, a)
 	mustPass(t, deviceOf(b), deviceOf(a), 100)
-	eb.Close()
+	_ = eb.Close()
 	b.Device = newChanDevice()
 	b.Now = func() time.Time { return time.Now().Add(10 * time.Second) }
 	mustOpen(t, b)
@@ -177,7 +197,7 @@ func TestTCPFramesMayBeSplitAndJoined(t *testing.T) {
 			t.Errorf("frame %q, want %q", p, want)
 		}
 	}
-	client.Close()
+	_ = client.Close()
 	if r := <-done; r != 0 {
 		t.Errorf("end of the connection counted as %s", r)
 	}
@@ -192,7 +212,7 @@ func (packetFunc) flush()                    {}
 
 func TestFullSendQueueDropsWithoutWaiting(t *testing.T) {
 	server, client := net.Pipe()
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	s := newStreamConn(server)
 	batch := make([][]byte, 300)
 	for i := range batch {
@@ -203,7 +223,7 @@ func TestFullSendQueueDropsWithoutWaiting(t *testing.T) {
 		t.Errorf("queued %d, %v", n, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	go func() { defer cancel(); s.enqueue(batch, true) }()
+	go func() { defer cancel(); _, _ = s.enqueue(batch, true) }()
 	s.close()
 	<-ctx.Done() // a waiting sender ends with the connection
 }

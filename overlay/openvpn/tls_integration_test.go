@@ -61,8 +61,7 @@ func (l *tlsLab) byFingerprint() []string {
 // byCA makes both sides know each other by authority.
 func (l *tlsLab) byCA() []string {
 	l.cfg.TLS.CAs, l.cfg.TLS.Fingerprints = l.root.pool(), nil
-	root, _ := l.root.rootPEM()
-	return append(l.identity(), "--ca", l.file("ca.crt", root))
+	return append(l.identity(), "--ca", l.file("ca.crt", l.root.rootPEM()))
 }
 
 func TestTLSWithRealPeer(t *testing.T) {
@@ -281,8 +280,8 @@ func (l *lab) pingWhile(ctx context.Context, done func() bool) string {
 	for !done() && time.Now().Before(deadline) {
 		time.Sleep(50 * time.Millisecond)
 	}
-	ping.Process.Signal(syscall.SIGINT)
-	ping.Wait()
+	_ = ping.Process.Signal(syscall.SIGINT)
+	_ = ping.Wait()
 	return out.String()
 }
 
@@ -334,10 +333,10 @@ func TestTLSRecoveryWithRealPeer(t *testing.T) {
 			p.stop(syscall.SIGKILL)
 			l.openvpn(args...)
 			l.pingUntil(10 * time.Second)
-			e.Close() // says nothing, like a crash
-			tun.f.SetReadDeadline(time.Time{})
+			_ = e.Close() // says nothing, like a crash
+			_ = tun.f.SetReadDeadline(time.Time{})
 			e = mustReopen(t, l.cfg)
-			defer e.Close()
+			defer func() { _ = e.Close() }()
 			l.pingUntil(10 * time.Second)
 			va := fmt.Sprintf("va%d", l.n)
 			for _, hook := range []string{"input iifname", "output oifname"} {
@@ -376,7 +375,7 @@ func TestTLSExitWithRealPeer(t *testing.T) {
 				eventuallyLab(t, "we restart at once", func() bool { return strings.Contains(e.Status().LastError, "leaves") })
 				p = l.openvpn(args...)
 				l.pingUntil(15 * time.Second)
-				e.Close()
+				_ = e.Close()
 				eventuallyLab(t, "the peer restarts at once", func() bool { return strings.Contains(p.log.String(), "remote-exit") })
 			})
 		}

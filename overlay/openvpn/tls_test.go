@@ -361,7 +361,7 @@ func TestPeerRestartIsTakenUpWithoutWaiting(t *testing.T) {
 		}
 		es := mustOpen(t, s)
 		mustPassBoth(t, c, s)
-		ec.Close() // without a word, as a crash
+		_ = ec.Close() // without a word, as a crash
 		c.Device = newChanDevice()
 		mustOpen(t, c)
 		began := time.Now()
@@ -386,7 +386,7 @@ func TestExitOverTheControlChannel(t *testing.T) {
 			}
 			es := mustOpen(t, s)
 			mustPassBoth(t, c, s)
-			ec.Close()
+			_ = ec.Close()
 			synctest.Wait()
 			if st := es.Status(); !strings.Contains(st.LastError, "leaves") {
 				t.Errorf("%s: %+v", name, st)
@@ -433,7 +433,7 @@ func TestForgedResetsDisturbNothingAndStayFew(t *testing.T) {
 				forged := newWrapping(&TLS{Wrap: wrap, WrapKey: GenerateStaticKey()}, s.Digest)
 				for i := range uint32(1000) {
 					p := controlPacket{op: opResetClient, sid: newSessionID()}
-					m.send(addrA, addrB, forged.seal(p.first(), p.sid, i+1, 77, p.appendBody(nil)))
+					m.send(addrA, addrB, forged.seal(p.first(), p.sid, i+1, 77, p.body()))
 					if i%100 == 0 {
 						synctest.Wait()
 					}
@@ -534,7 +534,7 @@ func TestTLSGarbageFailsOnlyTheAttempt(t *testing.T) {
 		sid := newSessionID()
 		say := func(p controlPacket) {
 			p.sid = sid
-			m.send(addrA, addrB, bareWrapping{}.seal(p.first(), sid, 0, 0, p.appendBody(nil)))
+			m.send(addrA, addrB, bareWrapping{}.seal(p.first(), sid, 0, 0, p.body()))
 			synctest.Wait()
 		}
 		say(controlPacket{op: opResetClient})
@@ -618,7 +618,7 @@ func TestTLSOverTCP(t *testing.T) {
 	mustPassBoth(t, a, b)
 	eventually(t, "three keys", ea, func() bool { return ea.Status().Keys >= 3 })
 	mustPassBoth(t, a, b)
-	eb.Close()
+	_ = eb.Close()
 	b.Device = newChanDevice()
 	mustOpen(t, b)
 	mustPassBoth(t, a, b)

@@ -32,7 +32,7 @@ func listenUDP(ctx context.Context, c *Config, remote netip.AddrPort) (transport
 	_ = conn.SetWriteBuffer(udpBuffer)
 	t := &udpTransport{conn: conn, remote: remote, max: c.maxPacket()}
 	if err := t.batch.init(conn); err != nil {
-		conn.Close()
+		_ = conn.Close()
 		return nil, err
 	}
 	return t, nil
@@ -59,7 +59,7 @@ func (t *udpTransport) reject(path) {}
 
 func (t *udpTransport) adopt(path) {}
 
-func (t *udpTransport) close() { t.conn.Close() }
+func (t *udpTransport) close() { _ = t.conn.Close() }
 
 // sendEach sends packets one by one.
 func sendEach(conn *net.UDPConn, to netip.AddrPort, packets [][]byte) (int, error) {

@@ -84,7 +84,7 @@ func TestUDPBatchWithoutSegments(t *testing.T) {
 	a, b := mustUDP(t, "127.0.0.1:0"), mustUDP(t, "127.0.0.1:0")
 	a.batch.segmentMax.Store(0)
 	got := newCollector()
-	go b.serve(t.Context(), func() receiver { return got }) // ends with b
+	go func() { _ = b.serve(t.Context(), func() receiver { return got }) }() // ends with b
 	batch := make([][]byte, 150)
 	for i := range batch {
 		batch[i] = bytes.Repeat([]byte{byte(i)}, 900)
@@ -102,7 +102,7 @@ func TestUDPBatchWithoutSegments(t *testing.T) {
 func TestUDPOversizeIsCountedAndTheRestPasses(t *testing.T) {
 	a, b := mustUDP(t, "127.0.0.1:0"), mustUDP(t, "127.0.0.1:0")
 	got := newCollector()
-	go b.serve(t.Context(), func() receiver { return got }) // ends with b
+	go func() { _ = b.serve(t.Context(), func() receiver { return got }) }() // ends with b
 	large := make([]byte, b.max+1)
 	batch := [][]byte{large, large, {1}, {}, {2}}
 	if n, err := a.send(path{addr: b.local()}, batch, true); n != len(batch) || err != nil {
