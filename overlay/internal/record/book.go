@@ -2,9 +2,12 @@ package record
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,19 +20,22 @@ type Book struct {
 	root *trust.Root
 	self trust.GatewayID
 
-	mu       sync.Mutex // guards all below
-	entries  map[trust.GatewayID]*entry
-	names    map[string]trust.GatewayID // who has a gateway name now
-	chains   map[[32]byte]bool          // verified, whatever the time
-	proofs   map[trust.GatewayID][2][]byte
-	replaced uint64
+	mu         sync.Mutex // guards all below
+	entries    map[trust.GatewayID]*entry
+	raws       map[[32]byte]trust.GatewayID  // SHA-256 of what is stored or waits
+	names      map[string][]trust.GatewayID  // who has a gateway name
+	chains     map[[32]byte]trust.Chain      // verified, whatever the time
+	proofs     map[trust.GatewayID][2][]byte // of equivocation, the first pair
+	superseded []trust.GatewayID             // since the last Expire
+	snapshot   []*Record                     // all, ascending by ID; nil: to be made
 }
 
 // entry is what the book knows of one gateway.
 type entry struct {
 	record *Record
-	tokens float64 // changes that may come at once
-	refill time.Time
+	next   *Record   // newer, held back by the rate limit; nil: none
+	tokens float64   // changes that may come at once
+	refill time.Time // when tokens was right
 }
 
 // Verdict is what became of an offered record.
@@ -43,13 +49,17 @@ const (
 	Older                   // the book has a newer one
 	Conflict                // same order, other body: it won; the pair is kept as proof
 	Lost                    // same order, other body: it lost; the pair is kept as proof
-	Limited                 // too many changes of this gateway in too short a time
+	Limited                 // too many changes of this gateway in too short a time; it waits unless a newer one does
 	OwnAhead                // is of this gateway, which has not made it, and not behind its own
 )
 
 // String is the name that counters use.
 func (v Verdict) String() string {
-	return [...]string{"refused", "accepted", "known", "older", "conflict", "lost", "limited", "own-ahead"}[v]
+	names := [...]string{"refused", "accepted", "known", "older", "conflict", "lost", "limited", "own-ahead"}
+	if v < 0 || int(v) >= len(names) {
+		return fmt.Sprintf("verdict %d", int(v))
+	}
+	return names[v]
 }
 
 // Changes accepted per identity (security decision 5).
@@ -62,26 +72,46 @@ const (
 // records that a push/pull may carry.
 const maxChains = 16 << 10
 
+// maxPerDelegation bounds how many gateways one delegation may have, so that a
+// stolen issuing key cannot fill the memory of all others. Meshes are made for
+// hundreds of gateways.
+const maxPerDelegation = 1024
+
+// ErrFull says that a delegation has more gateways than the book takes.
+var ErrFull = errors.New("too many gateways of one delegation")
+
 // NewBook returns an empty book for the gateway self.
 func NewBook(root *trust.Root, self trust.GatewayID) *Book {
 	return &Book{
 		root:    root,
 		self:    self,
 		entries: make(map[trust.GatewayID]*entry),
-		names:   make(map[string]trust.GatewayID),
-		chains:  make(map[[32]byte]bool),
+		raws:    make(map[[32]byte]trust.GatewayID),
+		names:   make(map[string][]trust.GatewayID),
+		chains:  make(map[[32]byte]trust.Chain),
 		proofs:  make(map[trust.GatewayID][2][]byte),
 	}
 }
 
 // Offer verifies a record that came from outside and takes it in if it is newer
-// than what the book has. The record is nil if it does not verify.
+// than what the book has. The record that it returns is the one that the
+// verdict is about, and verified: with Known and Older it is the book's, with
+// Accepted it can be a newer one that the rate limit had held back. It is nil
+// only with Refused; the error is then one of package trust's or ErrFull.
 func (b *Book) Offer(raw []byte, now time.Time) (Verdict, *Record, error) {
-	if r := b.same(raw); r != nil {
-		return Known, r, nil
+	sum := sha256.Sum256(raw)
+	if v, r := b.seen(sum, now); r != nil {
+		return v, r, nil
 	}
-	r, err := b.verified(raw, now)
+	r, err := Decode(raw)
 	if err != nil {
+		return Refused, nil, err
+	}
+	r.sum = sum
+	if newer := b.newerThan(r); newer != nil {
+		return Older, newer, nil
+	}
+	if err := b.verify(r, now); err != nil {
 		return Refused, nil, err
 	}
 	b.mu.Lock()
@@ -89,137 +119,292 @@ func (b *Book) Offer(raw []byte, now time.Time) (Verdict, *Record, error) {
 	if r.ID == b.self {
 		return b.ownLocked(r), r, nil
 	}
-	if holder, ok := b.holderLocked(r); ok {
-		return Older, holder, nil
-	}
-	e := b.entries[r.ID]
-	if e == nil {
-		b.entries[r.ID] = &entry{record: r, tokens: changesBurst - 1, refill: now}
-		b.tookLocked(r)
-		return Accepted, r, nil
-	}
-	return b.replaceLocked(e, r, now), r, nil
+	return b.takeLocked(r, now)
 }
 
-// same returns the stored record with exactly these bytes.
-func (b *Book) same(raw []byte) *Record {
+// seen answers for bytes that the book has verified before.
+func (b *Book) seen(sum [32]byte, now time.Time) (Verdict, *Record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, e := range b.entries {
-		if bytes.Equal(e.record.Raw, raw) {
-			return e.record
-		}
+	id, ok := b.raws[sum]
+	if !ok {
+		return 0, nil
 	}
-	return nil
+	e := b.entries[id]
+	if r := b.ripeLocked(e, now); r != nil {
+		return Accepted, r
+	}
+	if e.next != nil && e.next.sum == sum {
+		return Limited, e.next
+	}
+	return Known, e.record
 }
 
-// verified decodes and verifies a record; the chain only if it was not
-// verified before.
-func (b *Book) verified(raw []byte, now time.Time) (*Record, error) {
-	r, err := Decode(raw)
-	if err != nil {
-		return nil, err
+// newerThan returns the stored record of a gateway other than this one if r is
+// older, before a signature of r is looked at: whoever replays old records, or
+// forges them, buys no public-key work.
+func (b *Book) newerThan(r *Record) *Record {
+	id := trust.IDOf(b.root.ID(), r.Chain.Certificate.Identity)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.entries[id]
+	if e == nil || id == b.self || r.Order().Compare(e.record.Order()) >= 0 {
+		return nil
 	}
+	return e.record
+}
+
+// verify checks a decoded record; the chain only if the same bytes were not
+// verified before. Records of one chain share it.
+func (b *Book) verify(r *Record, now time.Time) error {
 	key := r.Chain.Key()
 	b.mu.Lock()
-	known := b.chains[key]
+	chain, known := b.chains[key]
 	b.mu.Unlock()
-	if !known {
-		if err := b.root.VerifyChainForm(r.Chain); err != nil {
-			return nil, fmt.Errorf("record: %w", err)
-		}
-		b.mu.Lock()
-		if len(b.chains) >= maxChains {
-			clear(b.chains)
-		}
-		b.chains[key] = true
-		b.mu.Unlock()
+	if known {
+		r.Chain = chain
+		return r.verify(b.root, now)
 	}
-	return r, r.verify(b.root, now)
+	if err := b.root.VerifyChainForm(r.Chain); err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	b.mu.Lock()
+	if len(b.chains) >= maxChains {
+		clear(b.chains)
+	}
+	b.chains[key] = r.Chain
+	b.mu.Unlock()
+	return r.verify(b.root, now)
 }
 
 // ownLocked judges a record of this gateway that came from outside.
 func (b *Book) ownLocked(r *Record) Verdict {
-	e := b.entries[b.self]
-	if e == nil || r.Order().Compare(e.record.Order()) >= 0 {
-		return OwnAhead
+	if e := b.entries[b.self]; e != nil {
+		if v := b.compareLocked(e.record, r); v == Older || v == Known {
+			return v
+		}
 	}
-	return Older
+	return OwnAhead
 }
 
-// holderLocked returns the record of another identity that has the gateway
-// name of r by a higher generation. One with a lower generation gives way.
-func (b *Book) holderLocked(r *Record) (*Record, bool) {
-	holder, ok := b.names[r.Chain.Certificate.Gateway]
-	if !ok || holder == r.ID {
-		return nil, false
+// takeLocked decides about a verified record of another gateway.
+func (b *Book) takeLocked(r *Record, now time.Time) (Verdict, *Record, error) {
+	holder, losers := b.rivalsLocked(r)
+	if holder != nil {
+		return Older, holder, nil
 	}
-	e := b.entries[holder]
+	e := b.entries[r.ID]
 	if e == nil {
-		return nil, false
+		if len(losers) == 0 && b.fullLocked(r.Chain.Delegation.Number) {
+			return Refused, nil, fmt.Errorf("record of %s: %w", r.name(), ErrFull)
+		}
+		e = &entry{tokens: changesBurst, refill: now}
+		b.entries[r.ID] = e
 	}
-	mine, theirs := r.Chain.Certificate.Generation, e.record.Chain.Certificate.Generation
-	if mine < theirs || mine == theirs && bytes.Compare(r.Chain.Certificate.Identity[:], e.record.Chain.Certificate.Identity[:]) > 0 {
-		return e.record, true
+	verdict := b.compareLocked(e.record, r)
+	switch {
+	case verdict == Older || verdict == Known:
+		return verdict, e.record, nil
+	case verdict == Lost:
+		return Lost, r, nil
+	case !e.spend(now):
+		b.holdLocked(e, r)
+		return Limited, r, nil
 	}
-	if holder != b.self {
-		delete(b.entries, holder)
-		b.replaced++
-	}
-	return nil, false
+	b.putLocked(e, r)
+	b.supersedeLocked(losers)
+	return verdict, r, nil
 }
 
-// replaceLocked puts r in the place of e's record if it is newer.
-func (b *Book) replaceLocked(e *entry, r *Record, now time.Time) Verdict {
-	switch c := r.Order().Compare(e.record.Order()); {
+// rivalsLocked looks at other gateways with the name of r: holder is one that
+// r has to give way to, losers are those that give way to r.
+func (b *Book) rivalsLocked(r *Record) (holder *Record, losers []trust.GatewayID) {
+	for _, id := range b.names[r.name()] {
+		switch other := b.entries[id].record; {
+		case id == r.ID:
+		case other.supersedes(r):
+			return other, nil
+		case id != b.self && r.supersedes(other):
+			losers = append(losers, id)
+		}
+	}
+	return nil, losers
+}
+
+func (r *Record) name() string { return r.Chain.Certificate.Gateway }
+
+// supersedes reports whether r takes the place of another gateway with the same
+// name: by a higher generation, of two equal ones by the smaller identity. Only
+// an issuer that could have certified the other one has a say about it: without
+// that, one organisation could put out the gateways of all others.
+func (r *Record) supersedes(other *Record) bool {
+	c, d := r.Chain.Certificate, r.Chain.Delegation
+	oc, od := other.Chain.Certificate, other.Chain.Delegation
+	if d.Number != od.Number && (d.Organisation != od.Organisation || !strings.HasPrefix(oc.Site, d.SitePrefix)) {
+		return false
+	}
+	if c.Generation != oc.Generation {
+		return c.Generation > oc.Generation
+	}
+	return bytes.Compare(c.Identity[:], oc.Identity[:]) < 0
+}
+
+func (b *Book) fullLocked(delegation uint64) bool {
+	n := 0
+	for _, e := range b.entries {
+		if e.record.Chain.Delegation.Number == delegation {
+			n++
+		}
+	}
+	return n >= maxPerDelegation
+}
+
+// compareLocked says what r is to the record that stands in its place, nil for
+// none, before limits. Of two bodies of one order the smaller hash wins
+// everywhere, and the pair is kept.
+func (b *Book) compareLocked(stands, r *Record) Verdict {
+	if stands == nil {
+		return Accepted
+	}
+	switch c := r.Order().Compare(stands.Order()); {
 	case c < 0:
 		return Older
-	case c == 0:
-		return b.equivocationLocked(e, r)
+	case c > 0:
+		return Accepted
+	case r.BodyHash == stands.BodyHash:
+		return Known // the signature differs, what it says does not
 	}
+	if _, proven := b.proofs[r.ID]; !proven {
+		b.proofs[r.ID] = [2][]byte{stands.Raw, r.Raw}
+	}
+	if bytes.Compare(r.BodyHash[:], stands.BodyHash[:]) > 0 {
+		return Lost
+	}
+	return Conflict
+}
+
+// spend takes the right to one change, if there is one.
+func (e *entry) spend(now time.Time) bool {
 	if since := now.Sub(e.refill); since > 0 {
 		e.tokens = min(changesBurst, e.tokens+since.Seconds()*changesPerSecond)
 	}
 	e.refill = now
 	if e.tokens < 1 {
-		return Limited
+		return false
 	}
 	e.tokens--
-	e.record = r
-	b.tookLocked(r)
-	return Accepted
+	return true
 }
 
-// equivocationLocked settles two bodies of one order: the smaller hash wins
-// everywhere.
-func (b *Book) equivocationLocked(e *entry, r *Record) Verdict {
-	if r.BodyHash == e.record.BodyHash {
-		return Known // the signature differs, what it says does not
+// holdLocked keeps r until it may be taken in, unless a newer one waits.
+func (b *Book) holdLocked(e *entry, r *Record) {
+	if v := b.compareLocked(e.next, r); v != Accepted && v != Conflict {
+		return
 	}
-	b.proofs[r.ID] = [2][]byte{e.record.Raw, r.Raw}
-	if bytes.Compare(r.BodyHash[:], e.record.BodyHash[:]) > 0 {
-		return Lost
-	}
-	e.record = r
-	b.tookLocked(r)
-	return Conflict
+	b.dropNextLocked(e)
+	e.next = r
+	b.raws[r.sum] = r.ID
 }
 
-func (b *Book) tookLocked(r *Record) { b.names[r.Chain.Certificate.Gateway] = r.ID }
+func (b *Book) dropNextLocked(e *entry) {
+	if e.next != nil {
+		delete(b.raws, e.next.sum)
+		e.next = nil
+	}
+}
+
+// ripeLocked takes in the record that waits, if it may now, and returns it.
+func (b *Book) ripeLocked(e *entry, now time.Time) *Record {
+	r := e.next
+	if r == nil {
+		return nil
+	}
+	holder, losers := b.rivalsLocked(r)
+	if holder != nil {
+		b.dropNextLocked(e)
+		return nil
+	}
+	if !e.spend(now) {
+		return nil
+	}
+	b.putLocked(e, r)
+	b.supersedeLocked(losers)
+	return r
+}
+
+// Ripe takes in the records that the rate limit held back and that may be taken
+// in now, and returns them: the caller does with them as after Accepted.
+func (b *Book) Ripe(now time.Time) []*Record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []*Record
+	for _, id := range b.idsLocked() {
+		if e := b.entries[id]; e != nil {
+			if r := b.ripeLocked(e, now); r != nil {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
+// putLocked makes r the record of its entry.
+func (b *Book) putLocked(e *entry, r *Record) {
+	b.dropNextLocked(e)
+	if e.record != nil {
+		b.unindexLocked(e.record)
+	}
+	e.record = r
+	b.raws[r.sum] = r.ID
+	b.names[r.name()] = append(b.names[r.name()], r.ID)
+	b.snapshot = nil
+}
+
+func (b *Book) unindexLocked(r *Record) {
+	delete(b.raws, r.sum)
+	ids := slices.DeleteFunc(b.names[r.name()], func(id trust.GatewayID) bool { return id == r.ID })
+	if b.names[r.name()] = ids; len(ids) == 0 {
+		delete(b.names, r.name())
+	}
+}
+
+func (b *Book) removeLocked(id trust.GatewayID) {
+	e := b.entries[id]
+	b.dropNextLocked(e)
+	b.unindexLocked(e.record)
+	delete(b.entries, id)
+	delete(b.proofs, id)
+	b.snapshot = nil
+}
+
+func (b *Book) supersedeLocked(ids []trust.GatewayID) {
+	for _, id := range ids {
+		b.removeLocked(id)
+		b.superseded = append(b.superseded, id)
+	}
+}
 
 // PutOwn verifies and takes in a record that this gateway made.
 func (b *Book) PutOwn(raw []byte, now time.Time) (*Record, error) {
-	r, err := b.verified(raw, now)
+	r, err := Decode(raw)
 	if err != nil {
 		return nil, err
 	}
+	r.sum = sha256.Sum256(raw)
+	if err := b.verify(r, now); err != nil {
+		return nil, err
+	}
 	if r.ID != b.self {
-		return nil, fmt.Errorf("record of %s is not our own", r.Chain.Certificate.Gateway)
+		return nil, fmt.Errorf("record of %s is not our own", r.name())
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.entries[r.ID] = &entry{record: r}
-	b.tookLocked(r)
+	e := b.entries[r.ID]
+	if e == nil {
+		e = new(entry)
+		b.entries[r.ID] = e
+	}
+	b.putLocked(e, r)
 	return r, nil
 }
 
@@ -238,41 +423,47 @@ func (b *Book) Get(id trust.GatewayID) (*Record, bool) {
 func (b *Book) All() []*Record {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.allLocked()
-}
-
-func (b *Book) allLocked() []*Record {
-	out := make([]*Record, 0, len(b.entries))
-	for _, e := range b.entries {
-		out = append(out, e.record)
+	if b.snapshot == nil {
+		for _, id := range b.idsLocked() {
+			b.snapshot = append(b.snapshot, b.entries[id].record)
+		}
 	}
-	slices.SortFunc(out, func(x, y *Record) int { return bytes.Compare(x.ID[:], y.ID[:]) })
-	return out
+	return slices.Clone(b.snapshot)
 }
 
-// Expire forgets gateways whose certificate is over, tombstones too.
+func (b *Book) idsLocked() []trust.GatewayID {
+	ids := make([]trust.GatewayID, 0, len(b.entries))
+	for id := range b.entries {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(x, y trust.GatewayID) int { return bytes.Compare(x[:], y[:]) })
+	return ids
+}
+
+// Expire forgets gateways whose certificate is over, tombstones too. It returns
+// them, and those that gave way to another one of their name since the last
+// call: the caller lets go of what it has of them.
 func (b *Book) Expire(now time.Time) []trust.GatewayID {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var out []trust.GatewayID
-	for id, e := range b.entries {
-		if id != b.self && now.After(e.record.Chain.Certificate.NotAfter.Add(trust.Tolerance)) {
+	out := slices.DeleteFunc(b.superseded, func(id trust.GatewayID) bool { return b.entries[id] != nil })
+	b.superseded = nil
+	for _, id := range b.idsLocked() {
+		err := b.root.ValidAt(b.entries[id].record.Chain, now)
+		if id != b.self && errors.Is(err, trust.ErrExpired) {
+			b.removeLocked(id)
 			out = append(out, id)
-			delete(b.entries, id)
-			delete(b.proofs, id)
 		}
 	}
 	return out
 }
 
-// Equivocations returns, by gateway, two records that it signed with the same
-// order and different bodies.
+// Equivocations returns, by gateway, the first two records that it signed with
+// the same order and different bodies.
 func (b *Book) Equivocations() map[trust.GatewayID][2][]byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	out := make(map[trust.GatewayID][2][]byte, len(b.proofs))
-	maps.Copy(out, b.proofs)
-	return out
+	return maps.Clone(b.proofs)
 }
 
 // DigestEntry names the version of a record that somebody has.

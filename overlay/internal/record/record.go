@@ -40,6 +40,7 @@ type Record struct {
 	Raw      []byte   // the whole object
 	BodyHash [32]byte // SHA-256 of the body
 	object   wire.Object
+	sum      [32]byte // SHA-256 of Raw, set by the book
 }
 
 // Route is an announced prefix.
@@ -147,8 +148,8 @@ func Decode(raw []byte) (*Record, error) {
 	}
 	flags := r.Uint32(9)
 	rec.Left = flags&flagLeft != 0
-	r.Fixed(10, rec.PreviousWireGuard[:])
-	r.Fixed(11, rec.PreviousLink[:])
+	r.NonZero(10, rec.PreviousWireGuard[:])
+	r.NonZero(11, rec.PreviousLink[:])
 	rec.Software = string(r.Optional(12))
 	r.Fail(rec.checkForm(flags))
 	if err := r.Close(); err != nil {
@@ -200,7 +201,8 @@ func decodeRoutes(b []byte) ([]Route, error) {
 }
 
 // Verify decodes a record and checks everything about it: chain, validity,
-// signature of the identity, and every route against the grants.
+// signature of the identity, and every route against the grants. The errors are
+// those of package trust.
 func Verify(root *trust.Root, raw []byte, now time.Time) (*Record, error) {
 	r, err := Decode(raw)
 	if err != nil {
@@ -209,7 +211,10 @@ func Verify(root *trust.Root, raw []byte, now time.Time) (*Record, error) {
 	if err := root.VerifyChainForm(r.Chain); err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
-	return r, r.verify(root, now)
+	if err := r.verify(root, now); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // verify is Verify for a record whose chain was verified before.

@@ -126,7 +126,10 @@ func DecodeDelegation(raw []byte) (*Delegation, error) {
 	d.Permissions = Permissions(r.Uint32(9))
 	d.Epoch = r.Uint32(10)
 	r.Fail(d.checkForm())
-	return d, wrap("delegation", r.Close())
+	if err := r.Close(); err != nil {
+		return nil, wrap("delegation", err)
+	}
+	return d, nil
 }
 
 // checkForm refuses combinations that mean nothing.
@@ -195,10 +198,11 @@ func DecodeCertificate(raw []byte) (*Certificate, error) {
 	r.RequiredFixed(8, c.Serial[:])
 	c.Permissions = Permissions(r.Uint32(9))
 	r.RequiredFixed(10, c.Delegation[:])
-	if r.OptionalFixed(11, c.Ticket[:]) && c.Ticket == [16]byte{} {
-		r.Fail(fmt.Errorf("%w: ticket is present and zero", ErrFormat))
+	r.OptionalNonZero(11, c.Ticket[:])
+	if err := r.Close(); err != nil {
+		return nil, wrap("certificate", err)
 	}
-	return c, wrap("certificate", r.Close())
+	return c, nil
 }
 
 func decodeGrants(b []byte) ([]Grant, error) {

@@ -6,8 +6,9 @@ import (
 	"crypto/ed25519"
 	"crypto/hpke"
 	"crypto/sha256"
-	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -138,8 +139,8 @@ func (q *EnrolRequest) Verify(mesh MeshID, ticketKey ed25519.PublicKey) error {
 func SealReply(mesh MeshID, q *EnrolRequest, sealed []byte, reply EnrolReply) ([]byte, error) {
 	var w wire.Writer
 	w.Uint8(1, uint8(reply.Status))
-	reason := strings.ToValidUTF8(reply.Reason, "?")
-	w.Optional(2, []byte(reason[:min(len(reason), maxReason)]))
+	reason := reply.Reason[:min(len(reply.Reason), maxReason)]
+	w.Optional(2, []byte(strings.ToValidUTF8(reason, "")))
 	w.Field(3, reply.Delegation)
 	w.Field(4, reply.Certificate)
 	w.Optional(5, concat(reply.Records))
@@ -177,15 +178,35 @@ func OpenReply(mesh MeshID, replyKey *ecdh.PrivateKey, sealed, answer []byte) (*
 		r.Fail(fmt.Errorf("%w: reason", ErrFormat))
 	}
 	reply.Delegation, reply.Certificate = r.Field(3), r.Field(4)
-	reply.Records, err = wire.SplitObjects(r.Optional(5))
+	reply.Records, err = wire.SplitList(wire.Record, r.Optional(5))
 	r.Fail(err)
-	reply.Epochs, err = wire.SplitObjects(r.Field(6))
+	reply.Epochs, err = wire.SplitList(wire.Epoch, r.Field(6))
 	r.Fail(err)
-	return reply, wrap("enrolment reply", r.Close())
+	r.Fail(reply.checkForm())
+	if err := r.Close(); err != nil {
+		return nil, wrap("enrolment reply", err)
+	}
+	return reply, nil
+}
+
+// checkForm refuses unknown answers, and a chain without a grant or the other
+// way round.
+func (reply *EnrolReply) checkForm() error {
+	granted := reply.Status == EnrolGranted
+	switch {
+	case reply.Status < EnrolGranted, reply.Status > EnrolRefused:
+		return fmt.Errorf("%w: status %d", ErrFormat, reply.Status)
+	case (reply.Delegation != nil) != granted, (reply.Certificate != nil) != granted:
+		return fmt.Errorf("%w: status %d with %d bytes of chain", ErrFormat, reply.Status, len(reply.Delegation)+len(reply.Certificate))
+	}
+	return nil
 }
 
 // VerifyReply checks that a granted reply is exactly what the ticket promised
-// to this identity, and returns the chain.
+// to this identity, and returns the chain. Validity in time is not looked at:
+// VerifyChain does. The delegation may be a renewed one; its number, which the
+// authority alone gives out, and its organisation, which the overlay address
+// depends on, are those of the ticket's.
 func VerifyReply(t *Ticket, identity IdentityKey, reply *EnrolReply) (Chain, error) {
 	ch, err := DecodeChain(reply.Delegation, reply.Certificate)
 	if err != nil {
@@ -194,21 +215,20 @@ func VerifyReply(t *Ticket, identity IdentityKey, reply *EnrolReply) (Chain, err
 	if err := t.Root.VerifyChainForm(ch); err != nil {
 		return Chain{}, err
 	}
-	c := ch.Certificate
+	c, d := ch.Certificate, ch.Delegation
 	switch {
 	case c.Identity != identity:
-		return Chain{}, errors.New("certificate is for another identity")
+		return Chain{}, fmt.Errorf("certificate is for another identity: %w", ErrPromise)
 	case c.Ticket != t.ID:
-		return Chain{}, errors.New("certificate is for another ticket")
-	case c.Gateway != t.Gateway, c.Site != t.Site, len(c.Grants) != len(t.Prefixes):
-		return Chain{}, errors.New("certificate is not what the ticket promised")
-	case !bytes.Equal(ch.Delegation.raw, t.Delegation.raw):
-		return Chain{}, errors.New("certificate was issued by another key than the ticket")
-	}
-	for i, g := range c.Grants {
-		if g.Prefix != t.Prefixes[i] {
-			return Chain{}, fmt.Errorf("certificate grants %v, the ticket promised %v", g.Prefix, t.Prefixes[i])
-		}
+		return Chain{}, fmt.Errorf("certificate is for another ticket: %w", ErrPromise)
+	case c.Gateway != t.Gateway, c.Site != t.Site:
+		return Chain{}, fmt.Errorf("certificate is for %s at %s: %w", c.Gateway, c.Site, ErrPromise)
+	case c.Permissions != t.Permissions:
+		return Chain{}, fmt.Errorf("certificate has permissions %#x: %w", c.Permissions, ErrPromise)
+	case d.Number != t.Delegation.Number, d.Organisation != t.Delegation.Organisation:
+		return Chain{}, fmt.Errorf("certificate is by another issuer than the ticket: %w", ErrPromise)
+	case !slices.EqualFunc(c.Grants, t.Prefixes, func(g Grant, p netip.Prefix) bool { return g.Prefix == p }):
+		return Chain{}, fmt.Errorf("certificate grants other prefixes: %w", ErrPromise)
 	}
 	return ch, nil
 }

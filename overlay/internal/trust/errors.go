@@ -10,12 +10,13 @@ import (
 var (
 	// ErrFormat says that bytes are not the one canonical encoding of anything.
 	ErrFormat = wire.ErrFormat
-	// ErrSignature says that a signature does not hold.
+	// ErrSignature says that a signature does not hold. Objects of another mesh
+	// end here too, because every signature covers the mesh ID.
 	ErrSignature = errors.New("signature does not hold")
-	// ErrForeignMesh says that an object belongs to another mesh.
-	ErrForeignMesh = errors.New("belongs to another mesh")
 	// ErrChain says that a certificate is not within its delegation.
 	ErrChain = errors.New("certificate exceeds its delegation")
+	// ErrPromise says that a reply grants something else than its ticket promised.
+	ErrPromise = errors.New("not what the ticket promised")
 	// ErrGrant says that a prefix is forbidden or not granted.
 	ErrGrant = errors.New("prefix not allowed")
 	// ErrExpired says that validity is over, by this host's clock.

@@ -85,7 +85,10 @@ func DecodeGenesis(raw []byte) (*Genesis, error) {
 	g.Name = r.RequiredName(1)
 	r.RequiredFixed(2, g.Authority[:])
 	r.RequiredFixed(3, g.RecoveryHash[:])
-	return g, wrap("genesis", r.Close())
+	if err := r.Close(); err != nil {
+		return nil, wrap("genesis", err)
+	}
+	return g, nil
 }
 
 // wrap names the object that an error is about.
@@ -173,14 +176,14 @@ func (root *Root) Epochs() [][]byte {
 // time means without end.
 func (root *Root) authority(epoch uint32) (key [32]byte, until time.Time, ok bool) {
 	switch {
-	case int(epoch) > len(root.epochs):
+	case uint64(epoch) > uint64(len(root.epochs)):
 		return key, until, false
 	case epoch == 0:
 		key = root.Genesis.Authority
 	default:
 		key = root.epochs[epoch-1].Key
 	}
-	if int(epoch) < len(root.epochs) {
+	if uint64(epoch) < uint64(len(root.epochs)) {
 		until = root.epochs[epoch].OverlapUntil
 	}
 	return key, until, true
@@ -192,8 +195,8 @@ func IDOf(mesh MeshID, identity IdentityKey) GatewayID {
 	return GatewayID(h[:16])
 }
 
-// OverlayBlock returns the /48 that all overlay addresses of a mesh without
-// organisations share; see OverlayAddr.
+// OverlayBlock returns the /48 that all overlay addresses of a mesh lie in; see
+// OverlayAddr.
 func OverlayBlock(mesh MeshID) netip.Prefix {
 	h := hash("overlay-block", mesh[:])
 	var a [16]byte

@@ -8,13 +8,14 @@ import (
 
 // Introduction is what each side of a new connection says of itself.
 type Introduction struct {
-	Record      []byte
-	Boot        BootID
-	Epochs      [][]byte
-	Revocations [][]byte
+	Record      []byte   // record object of the sender
+	Boot        BootID   // of the sender's start; never zero
+	Epochs      [][]byte // epoch objects
+	Revocations [][]byte // revocation objects
 }
 
-// Encode returns the introduction object.
+// Encode returns the introduction object, or ErrFormat if it would be larger
+// than 16 KiB.
 func (in Introduction) Encode() ([]byte, error) {
 	var w wire.Writer
 	w.Field(1, in.Record)
@@ -38,9 +39,12 @@ func DecodeIntroduction(raw []byte) (*Introduction, error) {
 	if in.Boot == (BootID{}) {
 		r.Fail(fmt.Errorf("%w: boot id is zero", ErrFormat))
 	}
-	in.Epochs, err = wire.SplitObjects(r.Field(3))
+	in.Epochs, err = wire.SplitList(wire.Epoch, r.Field(3))
 	r.Fail(err)
-	in.Revocations, err = wire.SplitObjects(r.Field(4))
+	in.Revocations, err = wire.SplitList(wire.Revocation, r.Field(4))
 	r.Fail(err)
-	return in, wrap("introduction", r.Close())
+	if err := r.Close(); err != nil {
+		return nil, wrap("introduction", err)
+	}
+	return in, nil
 }

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
@@ -19,17 +20,20 @@ type Revocations struct {
 
 	mu      sync.Mutex // guards all below
 	entries map[[32]byte]*Revocation
-	perKey  map[[32]byte]int
+	targets map[target][]*Revocation
+	signers map[signer][]*Revocation // ascending by rank
 }
 
 // Revocation withdraws one thing.
 type Revocation struct {
 	Kind       RevocationKind
-	Target     []byte // 16 bytes, 32 bytes, or a name, by Kind
-	KeepUntil  time.Time
+	Target     []byte      // 16 bytes, 32 bytes, or a name, by Kind
+	KeepUntil  time.Time   // latest expiry of the target plus Tolerance
 	Delegation *Delegation // of the signer; nil: the authority
-	Number     uint64
+	Number     uint64      // per signer, ascending from 1
 	raw        []byte
+	id         [32]byte // SHA-256 of raw
+	signer     signer
 }
 
 // RevocationKind says what is withdrawn.
@@ -45,7 +49,21 @@ const (
 
 // revocationQuota bounds how many entries one signer may have, so that a
 // stolen organisation key cannot fill every disk.
-const revocationQuota = 4096
+const revocationQuota = 512
+
+// target is what an entry is looked up by.
+type target struct {
+	kind  RevocationKind
+	bytes string
+}
+
+// signer is who made an entry: a delegation by its number, which renewal
+// keeps, or the authority, number 0; and the epoch of the authority key behind
+// it, so that a key that was replaced has no say about what came after it.
+type signer struct {
+	delegation uint64
+	epoch      uint32
+}
 
 // Sign returns the revocation object. The key is the authority's, or that of
 // the delegation.
@@ -63,10 +81,17 @@ func (v Revocation) Sign(mesh MeshID, key ed25519.PrivateKey) ([]byte, error) {
 
 // NewRevocations returns an empty set.
 func NewRevocations(root *Root) *Revocations {
-	return &Revocations{root: root, entries: make(map[[32]byte]*Revocation), perKey: make(map[[32]byte]int)}
+	return &Revocations{
+		root:    root,
+		entries: make(map[[32]byte]*Revocation),
+		targets: make(map[target][]*Revocation),
+		signers: make(map[signer][]*Revocation),
+	}
 }
 
-// Add verifies an entry and takes it in. fresh says that it was not there.
+// Add verifies an entry and takes it in. fresh says that the set changed: the
+// entry was not there, and its signer's quota has room for it. Errors:
+// ErrFormat, ErrSignature, ErrChain if the signer may not revoke this.
 func (s *Revocations) Add(raw []byte) (fresh bool, err error) {
 	id := sha256.Sum256(raw)
 	s.mu.Lock()
@@ -75,66 +100,106 @@ func (s *Revocations) Add(raw []byte) (fresh bool, err error) {
 	if known {
 		return false, nil
 	}
-	v, signer, err := s.verify(raw)
+	v, err := decodeRevocation(s.root, bytes.Clone(raw))
 	if err != nil {
 		return false, wrap("revocation", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.perKey[signer] >= revocationQuota {
-		return false, fmt.Errorf("revocation: more than %d of one signer", revocationQuota)
-	}
-	s.entries[id] = v
-	s.perKey[signer]++
-	return true, nil
+	return s.addLocked(v), nil
 }
 
-func (s *Revocations) verify(raw []byte) (*Revocation, [32]byte, error) {
-	var signer [32]byte
+// addLocked takes a verified entry in. Beyond its quota the lowest entries of a
+// signer stay, whatever order they came in, so that all sets become equal. That
+// is no error of whoever passed them on.
+func (s *Revocations) addLocked(v *Revocation) bool {
+	list := s.signers[v.signer]
+	at, known := slices.BinarySearchFunc(list, v, (*Revocation).rank)
+	if known || at >= revocationQuota {
+		return false
+	}
+	s.signers[v.signer] = slices.Insert(list, at, v)
+	s.entries[v.id] = v
+	key := v.target()
+	s.targets[key] = append(s.targets[key], v)
+	if list = s.signers[v.signer]; len(list) > revocationQuota {
+		s.removeLocked(list[revocationQuota])
+	}
+	return true
+}
+
+func (s *Revocations) removeLocked(v *Revocation) {
+	same := func(other *Revocation) bool { return other == v }
+	delete(s.entries, v.id)
+	key := v.target()
+	if s.targets[key] = slices.DeleteFunc(s.targets[key], same); len(s.targets[key]) == 0 {
+		delete(s.targets, key)
+	}
+	if s.signers[v.signer] = slices.DeleteFunc(s.signers[v.signer], same); len(s.signers[v.signer]) == 0 {
+		delete(s.signers, v.signer)
+	}
+}
+
+// rank orders the entries of a signer.
+func (v *Revocation) rank(other *Revocation) int {
+	return cmp.Or(cmp.Compare(v.Number, other.Number), bytes.Compare(v.id[:], other.id[:]))
+}
+
+func (v *Revocation) target() target { return target{v.Kind, string(v.Target)} }
+
+// decodeRevocation reads a revocation object and verifies it.
+func decodeRevocation(root *Root, raw []byte) (*Revocation, error) {
 	o, err := wire.Decode(wire.Revocation, raw)
 	if err != nil {
-		return nil, signer, err
+		return nil, err
 	}
-	v := &Revocation{raw: bytes.Clone(raw)}
+	v := &Revocation{raw: raw, id: sha256.Sum256(raw)}
 	r := wire.NewReader(o.Body)
 	v.Kind = RevocationKind(r.Uint8(1))
-	v.Target = bytes.Clone(r.Required(2))
+	v.Target = r.Required(2)
 	v.KeepUntil = r.Time(3)
 	delegation := r.Field(4)
-	v.Number = r.Uint64(5)
+	if v.Number = r.Uint64(5); v.Number == 0 {
+		r.Fail(fmt.Errorf("%w: number 0", ErrFormat))
+	}
 	r.Fail(v.checkTarget())
 	if err := r.Close(); err != nil {
-		return nil, signer, err
+		return nil, err
 	}
 	if delegation == nil {
-		return v, signer, s.verifyAuthority(o, &signer)
+		return v, v.verifyAuthority(root, o)
 	}
 	if v.Delegation, err = DecodeDelegation(delegation); err != nil {
-		return nil, signer, err
+		return nil, err
 	}
-	if err := s.root.VerifyDelegation(v.Delegation); err != nil {
-		return nil, signer, err
-	}
-	signer = v.Delegation.Key
-	if !o.Verify(s.root.id, 0, signer[:]) {
-		return nil, signer, ErrSignature
-	}
-	if v.Kind == RevokeOrganisation {
-		return nil, signer, fmt.Errorf("organisations are revoked by the authority alone: %w", ErrSignature)
-	}
-	return v, signer, nil
+	return v, v.verifyDelegated(root, o)
 }
 
-// verifyAuthority tries the authority key of every epoch.
-func (s *Revocations) verifyAuthority(o wire.Object, signer *[32]byte) error {
-	for epoch := range uint32(len(s.root.epochs)) + 1 {
-		key, _, _ := s.root.authority(epoch)
-		if o.Verify(s.root.id, 0, key[:]) {
-			*signer = key
+// verifyAuthority finds the epoch whose authority key signed.
+func (v *Revocation) verifyAuthority(root *Root, o wire.Object) error {
+	for epoch := range uint32(len(root.epochs)) + 1 {
+		key, _, _ := root.authority(epoch)
+		if o.Verify(root.id, 0, key[:]) {
+			v.signer = signer{epoch: epoch}
 			return nil
 		}
 	}
 	return ErrSignature
+}
+
+func (v *Revocation) verifyDelegated(root *Root, o wire.Object) error {
+	d := v.Delegation
+	if err := root.VerifyDelegation(d); err != nil {
+		return err
+	}
+	if !o.Verify(root.id, 0, d.Key[:]) {
+		return ErrSignature
+	}
+	if v.Kind == RevokeOrganisation {
+		return fmt.Errorf("organisations are revoked by the authority alone: %w", ErrChain)
+	}
+	v.signer = signer{delegation: d.Number, epoch: d.Epoch}
+	return nil
 }
 
 func (v *Revocation) checkTarget() error {
@@ -148,35 +213,32 @@ func (v *Revocation) checkTarget() error {
 	return nil
 }
 
-// Revoked reports whether a chain was withdrawn. An organisation's or issuing
-// key's entry counts only for what it issued itself.
+// Revoked reports whether a chain was withdrawn. An entry by a delegation
+// counts only for what that delegation issued.
 func (s *Revocations) Revoked(ch Chain) bool {
+	c := ch.Certificate
+	keys := []target{{RevokeSerial, string(c.Serial[:])}, {RevokeIdentity, string(c.Identity[:])}}
+	if c.Ticket != [16]byte{} {
+		keys = append(keys, target{RevokeTicket, string(c.Ticket[:])})
+	}
+	if ch.Delegation.Organisation != "" {
+		keys = append(keys, target{RevokeOrganisation, ch.Delegation.Organisation})
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, v := range s.entries {
-		if v.covers(ch) {
-			return true
+	for _, key := range keys {
+		for _, v := range s.targets[key] {
+			if v.signer.over(ch.Delegation) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-func (v *Revocation) covers(ch Chain) bool {
-	c := ch.Certificate
-	if v.Delegation != nil && v.Delegation.Key != ch.Delegation.Key {
-		return false
-	}
-	switch v.Kind {
-	case RevokeSerial:
-		return bytes.Equal(v.Target, c.Serial[:])
-	case RevokeIdentity:
-		return bytes.Equal(v.Target, c.Identity[:])
-	case RevokeTicket:
-		return bytes.Equal(v.Target, c.Ticket[:])
-	case RevokeOrganisation:
-		return string(v.Target) == ch.Delegation.Organisation
-	}
-	return false
+// over reports whether the signer may revoke what d issued.
+func (by signer) over(d *Delegation) bool {
+	return d.Epoch <= by.epoch && (by.delegation == 0 || by.delegation == d.Number)
 }
 
 // Raw returns all entries, ascending by hash; do not change them.
@@ -190,7 +252,8 @@ func (s *Revocations) Raw() [][]byte {
 	return out
 }
 
-// Digest is the part of an anti-entropy summary (docs/protocol.md, section 4).
+// Digest is the part of an anti-entropy summary (docs/protocol.md, section 4):
+// equal for two sets exactly if they hold the same entries.
 func (s *Revocations) Digest() [32]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -214,9 +277,9 @@ func (s *Revocations) idsLocked() [][32]byte {
 func (s *Revocations) Expire(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id, v := range s.entries {
+	for _, v := range s.entries {
 		if now.After(v.KeepUntil) {
-			delete(s.entries, id)
+			s.removeLocked(v)
 		}
 	}
 }

@@ -3,7 +3,6 @@ package trust
 import (
 	"crypto/ed25519"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,7 +14,8 @@ import (
 )
 
 // Ticket lets one gateway enrol with one redeemer. It holds the seed of the
-// ticket key, so it prints as "[redacted]".
+// ticket key, so it prints as "[redacted]". Nobody changes a parsed one; safe
+// for concurrent use.
 type Ticket struct {
 	ID               [16]byte
 	Key              [32]byte // Ed25519 public key of the seed
@@ -32,7 +32,9 @@ type Ticket struct {
 	Bound            IdentityKey // zero: whoever comes first
 	Epochs           [][]byte
 	Permissions      Permissions
-	seed             [32]byte
+	// seed is behind a pointer, so that printing a struct that holds a ticket in
+	// an unexported field, which no method of ours can stop, shows an address.
+	seed *[32]byte
 }
 
 // ticketPrefix begins every ticket's text (docs/protocol.md, section 2).
@@ -42,24 +44,25 @@ const ticketPrefix = "pm1-"
 const maxTicketText = 12 << 10
 
 // String returns "[redacted]".
-func (t *Ticket) String() string { return "[redacted]" }
+func (t Ticket) String() string { return "[redacted]" }
 
 // Format implements fmt.Formatter for every verb.
-func (t *Ticket) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[redacted]") }
+func (t Ticket) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[redacted]") }
 
 // LogValue implements slog.LogValuer.
-func (t *Ticket) LogValue() slog.Value { return slog.StringValue("[redacted]") }
+func (t Ticket) LogValue() slog.Value { return slog.StringValue("[redacted]") }
 
 // MarshalText implements encoding.TextMarshaler, so that JSON is safe too.
-func (t *Ticket) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
+func (t Ticket) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
 
-// Sign draws ID and key of the ticket and returns its secret text.
+// Sign draws ID and key of the ticket and returns its secret text. The error is
+// that of random, or what ParseTicket would say of the text.
 func (t *Ticket) Sign(issuer ed25519.PrivateKey, random io.Reader) (string, error) {
-	if _, err := io.ReadFull(random, t.ID[:]); err != nil {
-		return "", err
-	}
-	if _, err := io.ReadFull(random, t.seed[:]); err != nil {
-		return "", err
+	t.seed = new([32]byte)
+	for _, b := range [][]byte{t.ID[:], t.seed[:]} {
+		if _, err := io.ReadFull(random, b); err != nil {
+			return "", err
+		}
 	}
 	t.Key = [32]byte(t.key().Public().(ed25519.PublicKey))
 	var w wire.Writer
@@ -103,10 +106,12 @@ func concat(list [][]byte) []byte {
 // key is the key pair that signs the enrolment request.
 func (t *Ticket) key() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(t.seed[:]) }
 
-var errTicketText = errors.New("not a ticket: want the whole text, from pm1- to its end")
+var errTicketText = fmt.Errorf("not a ticket, want the whole text from pm1- to its end: %w", ErrFormat)
 
-// ParseTicket reads the text of a ticket and verifies the signatures in it. No
-// error repeats the text.
+// ParseTicket reads the text of a ticket, around which white space and within
+// which line breaks are ignored, and verifies the signatures in it. Whether it
+// has expired is for the redeemer to judge. The errors are those of errors.go;
+// none repeats the text.
 func ParseTicket(text string) (*Ticket, error) {
 	text, ok := strings.CutPrefix(strings.TrimSpace(text), ticketPrefix)
 	if !ok || len(text) > maxTicketText {
@@ -116,17 +121,19 @@ func ParseTicket(text string) (*Ticket, error) {
 	if err != nil || len(b) < 32 {
 		return nil, errTicketText
 	}
-	t := new(Ticket)
 	raw := b[:len(b)-32]
-	copy(t.seed[:], b[len(raw):])
+	t := &Ticket{seed: (*[32]byte)(b[len(raw):])}
 	o, err := wire.Decode(wire.Ticket, raw)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errTicketText, err)
+		return nil, errTicketText
 	}
 	if err := t.decode(o); err != nil {
 		return nil, wrap("ticket", err)
 	}
-	return t, wrap("ticket", t.verify(o))
+	if err := t.verify(o); err != nil {
+		return nil, wrap("ticket", err)
+	}
+	return t, nil
 }
 
 func (t *Ticket) decode(o wire.Object) error {
@@ -144,8 +151,8 @@ func (t *Ticket) decode(o wire.Object) error {
 	genesis, delegation := r.Required(10), r.Required(11)
 	t.Seeds, err = wire.DecodeAddrPorts(r.Required(12), MaxEndpoints)
 	r.Fail(err)
-	r.Fixed(13, t.Bound[:])
-	t.Epochs, err = wire.SplitObjects(r.Field(14))
+	r.NonZero(13, t.Bound[:])
+	t.Epochs, err = wire.SplitList(wire.Epoch, r.Field(14))
 	r.Fail(err)
 	t.Permissions = Permissions(r.Uint32(15))
 	if err := r.Close(); err != nil {

@@ -133,14 +133,23 @@ func signedBytes(label string, mesh [32]byte, signed []byte) []byte {
 	return append(b, signed...)
 }
 
-// SplitObjects cuts a sequence of objects into their raw bytes, copied.
-func SplitObjects(b []byte) ([][]byte, error) {
+// SplitObjects cuts a sequence of objects of any type into their raw bytes,
+// copied. Nothing in them is looked at.
+func SplitObjects(b []byte) ([][]byte, error) { return split(b, 0) }
+
+// SplitList is SplitObjects for a list of one type.
+func SplitList(t Type, b []byte) ([][]byte, error) { return split(b, t) }
+
+func split(b []byte, want Type) ([][]byte, error) {
 	b = append([]byte(nil), b...)
 	var out [][]byte
 	for len(b) > 0 {
-		_, rest, err := Cut(b)
+		o, rest, err := Cut(b)
 		if err != nil {
 			return nil, err
+		}
+		if want != 0 && o.Type != want {
+			return nil, malformed("%s in a list of %s", kinds[o.Type].label, kinds[want].label)
 		}
 		n := len(b) - len(rest)
 		out = append(out, b[:n:n])
