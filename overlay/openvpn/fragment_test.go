@@ -48,7 +48,7 @@ func TestFragmentMemoryIsBounded(t *testing.T) {
 	now := time.Now()
 	r := reassembler{max: 1700}
 	for i := range 1000 {
-		r.add(fragmentsOf(uint8(i), make([]byte, 1500), 400)[i%3], now)
+		_, _ = r.add(fragmentsOf(uint8(i), make([]byte, 1500), 400)[i%3], now)
 	}
 	if len(r.partials) > maxPartial {
 		t.Errorf("%d partial packets", len(r.partials))
@@ -84,7 +84,7 @@ func TestFragmentsThatFitNothingAreRefused(t *testing.T) {
 func TestFragmentSequenceThatComesRoundReplacesTheOldOne(t *testing.T) {
 	now := time.Now()
 	r := reassembler{max: 1700}
-	r.add(fragmentsOf(3, bytes.Repeat([]byte{1}, 1500), 400)[0], now)
+	_, _ = r.add(fragmentsOf(3, bytes.Repeat([]byte{1}, 1500), 400)[0], now)
 	want := bytes.Repeat([]byte{2}, 1400)
 	var got []byte
 	for _, part := range fragmentsOf(3, want, 400) {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -255,8 +257,14 @@ func TestTLSRenegotiationWithRealPeer(t *testing.T) {
 				l.pingUntil(15 * time.Second)
 				l.run("ping", "-c", "3", "-i", "0.2", "-W", "2", "-q", l.inner(2).String())
 				out := l.pingWhile(t.Context(), func() bool { return e.Status().Keys >= 10 })
-				if !strings.Contains(out, " 0% packet loss") {
-					t.Errorf("pings were lost:\n%s\n%+v", out, e.Status())
+				// The last ping may be under way when ping is stopped.
+				answered, last := 0, 0
+				for _, m := range regexp.MustCompile(`icmp_seq=(\d+)`).FindAllStringSubmatch(out, -1) {
+					n, _ := strconv.Atoi(m[1])
+					answered, last = answered+1, max(last, n)
+				}
+				if answered != last || last < 50 {
+					t.Errorf("%d of %d pings came back:\n%s", answered, last, out)
 				}
 				if st := e.Status(); st.Restarts != 0 || st.Keys < 10 {
 					t.Errorf("status %+v", st)
@@ -267,10 +275,10 @@ func TestTLSRenegotiationWithRealPeer(t *testing.T) {
 	}
 }
 
-// pingWhile pings until done and returns what ping says at the end.
+// pingWhile pings until done and returns what ping says.
 func (l *lab) pingWhile(ctx context.Context, done func() bool) string {
 	l.t.Helper()
-	ping := exec.CommandContext(ctx, "ping", "-i", "0.1", "-q", l.inner(2).String())
+	ping := exec.CommandContext(ctx, "ping", "-i", "0.1", l.inner(2).String())
 	var out bytes.Buffer
 	ping.Stdout = &out
 	if err := ping.Start(); err != nil {
