@@ -103,7 +103,7 @@ func readHosts(stdin io.Reader, path string) ([]netip.Addr, error) {
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("read hosts: %s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if len(faults) == 0 && len(hosts) == 0 {
 		faults = append(faults, fmt.Errorf("%s: no addresses; want one a line", name))

@@ -109,6 +109,9 @@ func offlineTicket(c *conf.Config, req ctl.TicketRequest, seeds []netip.AddrPort
 		Relay:    req.Relay,
 		For:      req.For,
 	}, seeds)
+	if errors.Is(err, overlay.ErrStateInUse) {
+		return ctl.Ticket{}, cli.Hint(err, "name the run directory of the daemon that has it: --run DIR")
+	}
 	if err != nil {
 		return ctl.Ticket{}, err
 	}
