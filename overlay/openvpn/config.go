@@ -73,8 +73,10 @@ type Config struct {
 
 	// Device is where inner packets come from and go to. Required.
 	Device Device
-	// Times remembers the last start time across runs of the program. nil means
-	// memory only: a peer then drops everything after our clock was set back.
+	// Times remembers the last start time across endpoints with the same key. nil
+	// means that each endpoint starts from the wall clock: the peer then drops what
+	// comes after our clock was set back, and the first packets of an endpoint that
+	// is opened within the same second as the one before.
 	Times TimeStore
 	// Now is the wall clock for start times and certificates. nil means time.Now.
 	// Timers do not use it.
