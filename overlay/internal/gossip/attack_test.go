@@ -119,6 +119,7 @@ func TestFloodOfOnePeerIsLimited(t *testing.T) {
 		nodes := newMesh(net, 3, nil)
 		evil := net.hostile(90)
 		until(t, 10*time.Second, "3 members", func() bool { return complete(nodes) })
+		net.setCut(func(_, to trust.GatewayID) bool { return to == nodes[1].id }) // it cannot be reached
 		synctest.Wait()
 		before := runtime.NumGoroutine()
 		indirect := encode(typeIndirectPing, testIndirect(evil.id, nodes[1].id).fields())
@@ -141,6 +142,14 @@ func TestFloodOfOnePeerIsLimited(t *testing.T) {
 			t.Errorf("got %d user messages of one peer at once", got)
 		}
 		mustCount(t, nodes[0], "dropped_rate", 1500)
+		dropped := nodes[2].Counters()["dropped_rate"]
+		for range 1000 {
+			nodes[2].Packet(evil.id, encode(typeAck, (&ack{1}).fields()))
+		}
+		if got := nodes[2].Counters()["dropped_rate"] - dropped; got != 1000-2*ratePackets {
+			t.Errorf("dropped_rate after 1000 acks at once: got %d, want %d", got, 1000-2*ratePackets)
+		}
+		net.setCut(nil)
 		if err := nodes[2].Broadcast([]byte("of others"), "k"); err != nil {
 			t.Fatal(err)
 		}
@@ -190,6 +199,52 @@ func TestHostileStreamsAreRefused(t *testing.T) {
 			}
 		}
 		mustCount(t, d, "dropped_state", 7)
+	})
+}
+
+func TestStreamsOfOthersThanStoredGatewaysAreClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newNetwork(t, 0).member(0, nil)
+		for i, id := range []trust.GatewayID{unknownID, d.id} {
+			ours, theirs := net.Pipe()
+			d.Stream(t.Context(), id, theirs) // returns at once
+			if _, err := ours.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Errorf("got %v, want the end", err)
+			}
+			mustCount(t, d, "dropped_streams", uint64(i+1))
+		}
+	})
+}
+
+func TestExchangeEndsInTimeHoweverSlowThePeerIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t, 10*time.Millisecond)
+		d := net.member(0, nil)
+		evil := net.hostile(90)
+		c, err := evil.open(t.Context(), d.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		begin := time.Now()
+		state := stateOf(stateHeader{nodes: 1}, testMember(evil.id))
+		for len(state) > 0 { // takes 9.8 s; then memberlist answers, which nobody reads
+			n := min(3, len(state))
+			if _, err := c.Write(state[:n]); err != nil {
+				t.Fatal(err)
+			}
+			state = state[n:]
+			time.Sleep(200 * time.Millisecond)
+		}
+		until(t, time.Minute, "end of the stream", func() bool {
+			tr := d.transport
+			tr.mu.Lock()
+			defer tr.mu.Unlock()
+			return len(tr.serving) == 0 && len(tr.endings) == 0
+		})
+		if took := time.Since(begin); took > streamTimeout+time.Second {
+			t.Errorf("stream ended after %v", took)
+		}
 	})
 }
 
@@ -272,6 +327,9 @@ func TestHostileAnswersToOurExchangeAreRefused(t *testing.T) {
 				ended := make(chan time.Duration, 1)
 				evil.stream = func(_ trust.GatewayID, c net.Conn) {
 					begin := time.Now()
+					if answer == nil { // memberlist gives ten seconds for writing, and then ten for reading
+						time.Sleep(9 * time.Second)
+					}
 					go func() { _, _ = c.Write(answer) }()
 					_, _ = io.Copy(io.Discard, c)
 					ended <- time.Since(begin)
@@ -333,6 +391,10 @@ func TestMemberlistReachesStoredGatewaysOnly(t *testing.T) {
 	}
 	if _, err := tr.DialAddressTimeout(good, time.Second); !errors.Is(err, errUnreachable) {
 		t.Errorf("dial: got %v, want %v", err, errUnreachable)
+	}
+	tr.close()
+	if _, err := tr.WriteToAddress([]byte{typeAck}, good); !errors.Is(err, errStopped) || len(sent) != 1 {
+		t.Errorf("packet after the end: got %v, want %v", err, errStopped)
 	}
 	if _, err := tr.WriteTo(nil, good.Addr); err == nil {
 		t.Error("packet without a name: got no error")

@@ -23,10 +23,10 @@ type exchange struct {
 	err  error         // why there is none
 }
 
-// wrap puts the filter before a stream that lives until end, or until the transport is closed.
+// wrap puts the filter before a stream that lives until end, or until the transport is closed. memberlist sets a
+// deadline before it reads or writes.
 func (t *transport) wrap(c net.Conn, end time.Time) *exchange {
 	e := &exchange{Conn: c, filter: t.filter, end: end, closed: make(chan struct{})}
-	_ = c.SetDeadline(end) // an error shows at the first use
 	e.forget = t.atEnd(func() { _ = c.Close() })
 	return e
 }

@@ -92,6 +92,28 @@ func TestFilterPassesWhatMembersSay(t *testing.T) {
 	}
 }
 
+// fields returns an ack with n fields, all but one of which are unknown.
+func fields(n int) []byte {
+	b := appendNumber(appendRaw([]byte{typeAck, 0xde, 0, byte(n)}, "SeqNo"), 1)
+	for i := range n - 1 {
+		b = append(appendRaw(b, string(rune('a'+i))), 0)
+	}
+	return b
+}
+
+func TestDecoderReadsNoMoreThanItMay(t *testing.T) {
+	b := appendRaw(appendRaw([]byte{0x81}, "Error"), "more than a few bytes")
+	for left := range len(b) + 1 {
+		r := bytes.NewReader(b)
+		d := decoder{r: r, left: left}
+		var text string
+		err := d.message([]field{{"Error", &text, 100}})
+		if (err == nil) != (left == len(b)) || len(b)-r.Len() > left || d.left < 0 {
+			t.Errorf("%d bytes: got %q, %v, after reading %d bytes", left, text, err, len(b)-r.Len())
+		}
+	}
+}
+
 func TestFilterDropsWholePackets(t *testing.T) {
 	alive := encode(typeAlive, testMember(victimID).aliveFields())
 	many := make([][]byte, maxMessages+1)
@@ -134,7 +156,8 @@ func TestFilterDropsWholePackets(t *testing.T) {
 		"huge string":              {[]byte{typeAck, 0x81, 0xdb, 0xff, 0xff, 0xff, 0xff}, dropMalformed},
 		"string for number":        {append(append([]byte{typeAck, 0x81}, appendRaw(nil, "SeqNo")...), 0xa1, 'x'), dropMalformed},
 		"negative number":          {append(append([]byte{typeAck, 0x81}, appendRaw(nil, "SeqNo")...), 0xd0, 0xff), dropMalformed},
-		"deep unknown field":       {append(append([]byte{typeAck, 0x81}, appendRaw(nil, "New")...), bytes.Repeat([]byte{0x91}, 9)...), dropMalformed},
+		"deep unknown field":       {append(append(append([]byte{typeAck, 0x81}, appendRaw(nil, "New")...), bytes.Repeat([]byte{0x91}, 9)...), 0), dropMalformed},
+		"too many fields":          {fields(maxFields + 1), dropMalformed},
 		"large metadata":           {encode(typeAlive, with(testMember(victimID), func(m *member) { m.meta = make([]byte, MaxMeta+1) }).aliveFields()), dropMalformed},
 		"long name":                {encode(typeAlive, with(testMember(victimID), func(m *member) { m.name += "0" }).aliveFields()), dropMalformed},
 	} {
@@ -213,6 +236,9 @@ func TestFilterLeavesOutSingleMessages(t *testing.T) {
 }
 
 func TestFilterWritesAnewWhatItDoesNotKnow(t *testing.T) {
+	if v, err := newFilter().packet(peerID, fields(maxFields)); err != nil || len(v.messages) != 1 {
+		t.Errorf("%d fields: got %x, %v", maxFields, v.messages, err)
+	}
 	b := []byte{typeAck, 0x84}
 	b = append(appendRaw(b, "New"), 0x92, 0x81, 0xa1, 'k', 0xcd, 1, 2, 0xc0)
 	b = append(appendRaw(b, "SeqNo"), 0xd1, 1, 2)

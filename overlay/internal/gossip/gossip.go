@@ -204,7 +204,6 @@ func (g *Gossip) settings() *memberlist.Config {
 	c.Transport = g.transport
 	c.BindPort, c.AdvertisePort = Port, Port
 	c.ProtocolVersion = protocolVersion
-	c.RequireNodeNames = true
 	c.EnableCompression = false
 	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = false, false
 	c.DNSConfigPath = "" // names are never resolved: all addresses are numbers

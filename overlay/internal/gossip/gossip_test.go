@@ -13,6 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/memberlist"
+
 	"github.com/planetmesh/planetmesh/overlay/internal/trust"
 )
 
@@ -204,6 +207,87 @@ func TestMetadataReachAllMembers(t *testing.T) {
 	})
 }
 
+func TestHintsThatWaitAreMerged(t *testing.T) {
+	n := newNetwork(t, 0)
+	for i := range 3 {
+		n.hostile(i)
+	}
+	stopped, err := New(Config{
+		Self: testID(0), Addr: n.addr, Send: n.nodes[testID(0)].send, Open: n.nodes[testID(0)].open,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := (*delegate)(stopped)
+	node := func(i int, meta string) *memberlist.Node {
+		id := testID(i)
+		return &memberlist.Node{Name: id.String(), Addr: testAddr(id).AsSlice(), Port: Port, Meta: []byte(meta)}
+	}
+	d.NotifyJoin(node(1, "a"))
+	d.NotifyUpdate(node(1, "b"))
+	d.NotifyUpdate(node(2, "c"))
+	d.NotifyLeave(node(2, "c"))
+	d.NotifyJoin(node(0, "ourselves"))
+	want := map[trust.GatewayID]hint{
+		testID(1): {came: true, alive: true, told: true, meta: []byte("b")},
+		testID(2): {came: true, told: true, meta: []byte("c")},
+	}
+	if diff := cmp.Diff(want, stopped.hints, cmp.AllowUnexported(hint{})); diff != "" {
+		t.Errorf("hints (-want +got):\n%s", diff)
+	}
+}
+
+func TestJoinTakesNoMoreThanAMeshCanHave(t *testing.T) {
+	n := newNetwork(t, 0)
+	n.hostile(0)
+	stopped, err := New(Config{
+		Self: testID(0), Addr: n.addr, Send: n.nodes[testID(0)].send, Open: n.nodes[testID(0)].open,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped.Join([]trust.GatewayID{testID(0)})
+	if got := len(stopped.joins); got != 0 {
+		t.Error("we join ourselves")
+	}
+	for i := range maxStateNodes + 10 {
+		stopped.Join([]trust.GatewayID{testID(i + 1)})
+	}
+	if got := len(stopped.joins); got != maxStateNodes {
+		t.Errorf("got %d joins to make, want %d", got, maxStateNodes)
+	}
+}
+
+func TestMembersAreStoredGatewaysWithTheirOwnAddress(t *testing.T) {
+	n := newNetwork(t, 0)
+	n.hostile(0)
+	n.hostile(1)
+	stopped, err := New(Config{
+		Self: testID(0), Addr: n.addr, Send: n.nodes[testID(0)].send, Open: n.nodes[testID(0)].open,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := (*delegate)(stopped)
+	node := func(change func(*memberlist.Node)) *memberlist.Node {
+		id := testID(1)
+		return with(&memberlist.Node{Name: id.String(), Addr: testAddr(id).AsSlice(), Port: Port}, change)
+	}
+	if err := d.NotifyAlive(node(func(*memberlist.Node) {})); err != nil {
+		t.Errorf("stored gateway: got %v", err)
+	}
+	for name, change := range map[string]func(*memberlist.Node){
+		"unknown":        func(m *memberlist.Node) { m.Name = unknownID.String() },
+		"other address":  func(m *memberlist.Node) { m.Addr = net.IPv6loopback },
+		"other port":     func(m *memberlist.Node) { m.Port = 1 },
+		"large metadata": func(m *memberlist.Node) { m.Meta = make([]byte, MaxMeta+1) },
+	} {
+		if err := d.NotifyAlive(node(change)); err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+	}
+}
+
 func TestRevokedMemberIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newNetwork(t, 50*time.Millisecond)
@@ -237,8 +321,7 @@ func TestRevokedMemberIsForgotten(t *testing.T) {
 func TestPacketNeverBlocks(t *testing.T) {
 	net := newNetwork(t, 0)
 	release := make(chan struct{})
-	var d *node
-	d = net.member(0, func(c *Config) { c.OnUser = func(trust.GatewayID, []byte) { <-release } })
+	d := net.member(0, func(c *Config) { c.OnUser = func(trust.GatewayID, []byte) { <-release } })
 	defer close(release)
 	const peers = 10
 	for i := 1; i <= peers; i++ {
@@ -293,7 +376,7 @@ func leftovers() []string {
 	buf := make([]byte, 16<<20)
 	buf = buf[:runtime.Stack(buf, true)]
 	var left []string
-	for _, g := range strings.Split(string(buf), "\n\n") {
+	for g := range strings.SplitSeq(string(buf), "\n\n") {
 		if strings.Contains(g, "hashicorp/memberlist.") || strings.Contains(g, "gossip.(*") {
 			left = append(left, g)
 		}

@@ -54,7 +54,8 @@ func (d *decoder) message(fields []field) error {
 		name := d.text(maxName)
 		i := indexOf(fields, name)
 		if d.err != nil || i >= 0 && seen&(1<<i) != 0 {
-			return d.fail()
+			d.fail()
+			return d.err
 		}
 		if i < 0 {
 			d.skip(maxDepth)
@@ -94,11 +95,10 @@ func (d *decoder) value(f field) {
 	}
 }
 
-func (d *decoder) fail() error {
+func (d *decoder) fail() {
 	if d.err == nil {
 		d.err = errFormat
 	}
-	return d.err
 }
 
 func (d *decoder) byte() byte {

@@ -220,9 +220,6 @@ func (t *transport) DialTimeout(string, time.Duration) (net.Conn, error) { retur
 
 // DialAddressTimeout opens a stream to a stored gateway.
 func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Duration) (net.Conn, error) {
-	if t.isClosed() {
-		return nil, errStopped
-	}
 	peer, err := t.destination(to)
 	if err != nil {
 		return nil, err

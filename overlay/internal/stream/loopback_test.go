@@ -18,7 +18,7 @@ func leftovers() []string {
 	buf := make([]byte, 4<<20)
 	buf = buf[:runtime.Stack(buf, true)]
 	var left []string
-	for _, g := range strings.Split(string(buf), "\n\n") {
+	for g := range strings.SplitSeq(string(buf), "\n\n") {
 		if strings.Contains(g, "quic-go") || strings.Contains(g, "stream.(*Transport)") {
 			left = append(left, g)
 		}
