@@ -17,6 +17,7 @@ import (
 
 	"github.com/planetmesh/planetmesh/overlay/internal/record"
 	"github.com/planetmesh/planetmesh/overlay/internal/trust"
+	"github.com/planetmesh/planetmesh/overlay/internal/wire"
 )
 
 // Lifetimes and clock tolerance of what is signed.
@@ -133,6 +134,9 @@ func initialise(store Store, req InitRequest) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, err
 	}
+	if err := checkRequest(root, req); err != nil {
+		return InitResult{}, err
+	}
 	l, err := loadLedger(store)
 	if err != nil {
 		return InitResult{}, err
@@ -145,19 +149,15 @@ func initialise(store Store, req InitRequest) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, err
 	}
-	err = errors.Join(
-		k.save(store),
-		saveKey(store, fileAuthority, authorityKey.Seed()),
-		saveKey(store, fileIssuer, issuerKey.Seed()),
-		store.Save(fileGenesis, rawGenesis),
-		store.Save(fileIssuing, delegation.Raw()),
-		store.Save(fileDelegation, delegation.Raw()),
-	)
+	err = saveFiles(store, append(k.files(),
+		keyFile(fileAuthority, authorityKey.Seed()),
+		keyFile(fileIssuer, issuerKey.Seed()),
+		stateFile{fileGenesis, rawGenesis},
+		stateFile{fileIssuing, delegation.Raw()},
+		stateFile{fileDelegation, delegation.Raw()},
+		stateFile{fileCertificate, chain.Certificate.Raw()}, // last: with it the state is a gateway
+	)...)
 	if err != nil {
-		return InitResult{}, err
-	}
-	// Last: with it the state is a gateway.
-	if err := store.Save(fileCertificate, chain.Certificate.Raw()); err != nil {
 		return InitResult{}, err
 	}
 	return InitResult{
@@ -168,6 +168,22 @@ func initialise(store Store, req InitRequest) (InitResult, error) {
 		GatewayID: trust.IDOf(root.ID(), identity),
 		Recovery:  Secret{base64.RawURLEncoding.EncodeToString(recoveryKey.Seed())},
 	}, nil
+}
+
+// checkRequest reports what is wrong with a request before anything is written.
+func checkRequest(root *trust.Root, req InitRequest) error {
+	var errs []error
+	for _, name := range []string{req.Site, req.Gateway} {
+		if err := wire.CheckName(name); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, p := range req.Prefixes {
+		if err := trust.CheckGrant(p, trust.OverlayBlock(root.ID())); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // TicketRequest says what a ticket is for.
@@ -379,7 +395,7 @@ func boundIdentity(text string) (trust.IdentityKey, error) {
 		return trust.IdentityKey{}, nil
 	}
 	b, err := base64.StdEncoding.DecodeString(text)
-	if err != nil || len(b) != len(trust.IdentityKey{}) {
+	if err != nil || len(b) != len(trust.IdentityKey{}) || trust.IdentityKey(b) == (trust.IdentityKey{}) {
 		return trust.IdentityKey{}, errors.New("identity key: want 32 bytes in base64")
 	}
 	return trust.IdentityKey(b), nil

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdh"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -101,7 +102,7 @@ func keysForJoin(store Store) (keys, error) {
 	if err != nil {
 		return keys{}, err
 	}
-	return k, k.save(store)
+	return k, saveFiles(store, k.files()...)
 }
 
 // refusal is the error of an answer that grants nothing.
@@ -119,18 +120,19 @@ func refusal(reply *trust.EnrolReply) error {
 
 // storeJoin writes the certificate last: with it the state is a gateway.
 func storeJoin(store Store, t *trust.Ticket, chain trust.Chain, reply *trust.EnrolReply) error {
-	err := errors.Join(
-		store.Save(fileGenesis, t.Root.Genesis.Raw()),
-		saveList(store, fileEpochs, t.Epochs),
-		saveJSON(store, fileSeeds, t.Seeds),
-		store.Save(fileRedeemer, t.RedeemerIdentity[:]),
-		saveList(store, fileRecords, reply.Records),
-		store.Save(fileDelegation, chain.Delegation.Raw()),
-	)
+	seeds, err := json.Marshal(t.Seeds)
 	if err != nil {
 		return err
 	}
-	return store.Save(fileCertificate, chain.Certificate.Raw())
+	return saveFiles(store,
+		stateFile{fileGenesis, t.Root.Genesis.Raw()},
+		stateFile{fileEpochs, encodeList(t.Epochs)},
+		stateFile{fileSeeds, seeds},
+		stateFile{fileRedeemer, t.RedeemerIdentity[:]},
+		stateFile{fileRecords, encodeList(reply.Records)},
+		stateFile{fileDelegation, chain.Delegation.Raw()},
+		stateFile{fileCertificate, chain.Certificate.Raw()},
+	)
 }
 
 // redeemTicket sends the sealed request to one seed after the other.

@@ -64,12 +64,29 @@ func newKeys() (keys, error) {
 	return keys{identity: identity, link: link, wireguard: wg}, nil
 }
 
-func (k keys) save(store Store) error {
-	return errors.Join(
-		saveKey(store, fileIdentity, k.identity.Seed()),
-		saveKey(store, fileLink, k.link.Bytes()),
-		saveKey(store, fileWireGuard, k.wireguard.Bytes()),
-	)
+// files are what stores the keys.
+func (k keys) files() []stateFile {
+	return []stateFile{
+		keyFile(fileIdentity, k.identity.Seed()),
+		keyFile(fileLink, k.link.Bytes()),
+		keyFile(fileWireGuard, k.wireguard.Bytes()),
+	}
+}
+
+// stateFile is a name in the store and what it holds.
+type stateFile struct {
+	name string
+	b    []byte
+}
+
+// saveFiles stores files in their order, up to the first that cannot be.
+func saveFiles(store Store, files ...stateFile) error {
+	for _, f := range files {
+		if err := store.Save(f.name, f.b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func loadKeys(store Store) (keys, error) {
@@ -88,9 +105,9 @@ func loadKeys(store Store) (keys, error) {
 	return keys{identity: identity, link: link, wireguard: wg}, nil
 }
 
-// saveKey stores 32 secret bytes as a line of base64.
-func saveKey(store Store, name string, key []byte) error {
-	return store.Save(name, []byte(base64.StdEncoding.EncodeToString(key)+"\n"))
+// keyFile holds 32 secret bytes as a line of base64.
+func keyFile(name string, key []byte) stateFile {
+	return stateFile{name, []byte(base64.StdEncoding.EncodeToString(key) + "\n")}
 }
 
 func loadKey(store Store, name string) ([]byte, error) {
@@ -127,12 +144,17 @@ func loadExchangeKey(store Store, name string) (*ecdh.PrivateKey, error) {
 
 // saveList stores byte strings, each behind its length.
 func saveList(store Store, name string, list [][]byte) error {
+	return store.Save(name, encodeList(list))
+}
+
+// encodeList is what loadList reads.
+func encodeList(list [][]byte) []byte {
 	var b []byte
 	for _, item := range list {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(item)))
 		b = append(b, item...)
 	}
-	return store.Save(name, b)
+	return b
 }
 
 // loadList reads what saveList wrote; a name that is not there is empty.
