@@ -122,7 +122,13 @@ func (m *Mesh) inputs() engine.Inputs {
 		if m.revocations.Revoked(r.Chain) || !r.ValidAt(now) {
 			continue
 		}
-		in.Announcements = append(in.Announcements, announcement(r))
+		a := announcement(r)
+		if key, ok := m.provenKey(r); ok {
+			a.WireGuard = key
+		} else {
+			in.Proven[r.ID] = false
+		}
+		in.Announcements = append(in.Announcements, a)
 	}
 	in.Local = m.localPrefixes(in.Announcements)
 	return in

@@ -75,8 +75,9 @@ type peer struct {
 	proven bool // answered a challenge since the start
 	alive  bool
 	since  time.Time
-	wg     trust.ExchangeKey // the key that the device has for it
-	seen   netip.AddrPort    // where its last introduction came from
+	wg     trust.ExchangeKey   // the key that the device has for it
+	keys   []trust.ExchangeKey // its WireGuard keys whose private half it has shown to hold, at most two
+	seen   netip.AddrPort      // where its last introduction came from
 }
 
 // applied is the last desired state that was put into effect.

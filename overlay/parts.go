@@ -152,7 +152,11 @@ func (h handler) Probe(from netip.AddrPort, peer trust.GatewayID, p link.Probe) 
 	if h.m.pings.answered(peer, p.Challenge) {
 		return true
 	}
-	return h.m.prover.Reply(from, peer, p.Challenge, p.Boot, p.Observed)
+	if !h.m.prover.Reply(from, peer, p.Challenge, p.Boot, p.Observed) {
+		return false
+	}
+	h.m.keyProven(peer, p.WireGuard)
+	return true
 }
 
 func (h handler) Gossip(peer trust.GatewayID, _ trust.BootID, b []byte) { h.m.gossip.Packet(peer, b) }

@@ -64,11 +64,47 @@ func (m *Mesh) setPeer(r *record.Record) {
 		return
 	}
 	m.mu.Lock()
-	if m.peers[r.ID] == nil {
-		m.peers[r.ID] = &peer{}
+	state := m.peers[r.ID]
+	if state == nil {
+		state = &peer{}
+		m.peers[r.ID] = state
 	}
+	state.keys = slices.DeleteFunc(state.keys, func(k trust.ExchangeKey) bool { return k != r.WireGuard && k != r.PreviousWireGuard })
+	unproven := state.proven && !slices.Contains(state.keys, r.WireGuard)
 	m.mu.Unlock()
 	m.setCandidates(r)
+	if unproven {
+		m.prover.Kick(r.ID)
+	}
+}
+
+// keyProven notes that a peer answered a challenge under one of its WireGuard
+// keys. Until it has, the key in its record may be somebody else's.
+func (m *Mesh) keyProven(id GatewayID, key trust.ExchangeKey) {
+	m.mu.Lock()
+	state := m.peers[id]
+	fresh := state != nil && !slices.Contains(state.keys, key)
+	if fresh {
+		state.keys = append(state.keys, key)
+	}
+	m.mu.Unlock()
+	if fresh {
+		wake(m.dirty)
+	}
+}
+
+// provenKey returns the WireGuard key that a gateway may be configured with:
+// the present one of its record, or the previous one while that alone is proven.
+func (m *Mesh) provenKey(r *record.Record) (trust.ExchangeKey, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	state := m.peers[r.ID]
+	for _, key := range []trust.ExchangeKey{r.WireGuard, r.PreviousWireGuard} {
+		if state != nil && slices.Contains(state.keys, key) {
+			return key, true
+		}
+	}
+	return r.WireGuard, false
 }
 
 // setCandidates tells the prover where a gateway may be.

@@ -36,7 +36,7 @@ func TestProbeIsAnsweredWithoutState(t *testing.T) {
 			}
 			synctest.Wait()
 			got := a.gotReplies()
-			want := gotReply{b.addr, b.own.ID, Probe{challenge, b.own.Boot, a.addr}}
+			want := gotReply{b.addr, b.own.ID, Probe{challenge, b.own.Boot, a.addr, trust.ExchangeKey(b.own.WireGuard.PublicKey().Bytes())}}
 			if diff := cmp.Diff(want, got[len(got)-1], compareAddrs); diff != "" {
 				t.Errorf("reply to a probe of %d bytes (-want +got):\n%s", size, diff)
 			}

@@ -49,6 +49,7 @@ type keyID [keyIDLen]byte
 type pairKeys struct {
 	k                 [32]byte
 	own, peer         trust.IdentityKey
+	peerWireGuard     trust.ExchangeKey // that the peer has proven with every datagram under k
 	mesh              trust.MeshID
 	sendID, receiveID keyID
 	send, receive     cipher.AEAD // XChaCha20-Poly1305
@@ -132,7 +133,7 @@ func newPairKeys(mesh trust.MeshID, own, peer trust.IdentityKey, l, w product) (
 	if err != nil {
 		return nil, err
 	}
-	p := &pairKeys{own: own, peer: peer, mesh: mesh}
+	p := &pairKeys{own: own, peer: peer, peerWireGuard: trust.ExchangeKey(w.peer), mesh: mesh}
 	copy(p.k[:], k)
 	p.sendID, p.send, err = p.direction("planetmesh/1/probe\x00", chacha20poly1305.NewX, own[:], peer[:])
 	if err != nil {

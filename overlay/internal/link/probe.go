@@ -27,6 +27,9 @@ type Probe struct {
 	// Observed is, in a reply, the address that the probe came from as the
 	// other side saw it. Not valid in a probe.
 	Observed netip.AddrPort
+	// WireGuard is, in a reply that was received, the WireGuard key of the
+	// peer whose private half made it: the present or the previous one.
+	WireGuard trust.ExchangeKey
 }
 
 const (
@@ -192,6 +195,7 @@ func (p *Port) receiveProbe(b []byte, from conn.Endpoint) {
 	case len(b) != ProbeSize:
 		p.counters.format.Add(1)
 	default:
+		pr.WireGuard = keys.peerWireGuard
 		p.receiveReply(owner, pr, from)
 	}
 }
