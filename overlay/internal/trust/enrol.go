@@ -108,6 +108,18 @@ func OpenRequest(mesh MeshID, link *ecdh.PrivateKey, sealed []byte) (*EnrolReque
 	if err != nil {
 		return nil, err
 	}
+	q, err := decodeRequest(raw)
+	if err != nil {
+		return nil, wrap("enrolment request", err)
+	}
+	if !bytes.Equal(q.TicketID[:], header[:16]) {
+		return nil, errSealed
+	}
+	return q, nil
+}
+
+// decodeRequest reads an enrolment request; no signature is checked.
+func decodeRequest(raw []byte) (*EnrolRequest, error) {
 	o, err := wire.Decode(wire.EnrolRequest, raw)
 	if err != nil {
 		return nil, err
@@ -117,13 +129,7 @@ func OpenRequest(mesh MeshID, link *ecdh.PrivateKey, sealed []byte) (*EnrolReque
 	r.RequiredFixed(1, q.TicketID[:])
 	r.RequiredFixed(2, q.Identity[:])
 	r.RequiredFixed(3, q.ReplyKey[:])
-	if err := r.Close(); err != nil {
-		return nil, wrap("enrolment request", err)
-	}
-	if !bytes.Equal(q.TicketID[:], header[:16]) {
-		return nil, errSealed
-	}
-	return q, nil
+	return q, r.Close()
 }
 
 // Verify checks that the holders of the ticket's seed and of the identity key
@@ -135,8 +141,23 @@ func (q *EnrolRequest) Verify(mesh MeshID, ticketKey ed25519.PublicKey) error {
 	return nil
 }
 
-// SealReply answers the request that came as sealed.
+// SealReply answers the request that came as sealed. A reason that is too long
+// is cut.
 func SealReply(mesh MeshID, q *EnrolRequest, sealed []byte, reply EnrolReply) ([]byte, error) {
+	raw, err := reply.encode()
+	if err != nil {
+		return nil, wrap("enrolment reply", err)
+	}
+	if len(raw)+sealOverhead > MaxSealedReply {
+		return nil, wrap("enrolment reply", errSealed)
+	}
+	return seal(q.ReplyKey[:], replyInfo(mesh, sealed), nil, raw)
+}
+
+func (reply EnrolReply) encode() ([]byte, error) {
+	if err := reply.checkForm(); err != nil {
+		return nil, err
+	}
 	var w wire.Writer
 	w.Uint8(1, uint8(reply.Status))
 	reason := reply.Reason[:min(len(reply.Reason), maxReason)]
@@ -145,11 +166,7 @@ func SealReply(mesh MeshID, q *EnrolRequest, sealed []byte, reply EnrolReply) ([
 	w.Field(4, reply.Certificate)
 	w.Optional(5, concat(reply.Records))
 	w.Field(6, concat(reply.Epochs))
-	raw, err := encode(wire.EnrolReply, mesh, &w)
-	if err != nil {
-		return nil, err
-	}
-	return seal(q.ReplyKey[:], replyInfo(mesh, sealed), nil, raw)
+	return encode(wire.EnrolReply, MeshID{}, &w)
 }
 
 func replyInfo(mesh MeshID, request []byte) string {
@@ -166,6 +183,15 @@ func OpenReply(mesh MeshID, replyKey *ecdh.PrivateKey, sealed, answer []byte) (*
 	if err != nil {
 		return nil, err
 	}
+	reply, err := decodeReply(raw)
+	if err != nil {
+		return nil, wrap("enrolment reply", err)
+	}
+	return reply, nil
+}
+
+// decodeReply reads an enrolment reply; the objects in it are not verified.
+func decodeReply(raw []byte) (*EnrolReply, error) {
 	o, err := wire.Decode(wire.EnrolReply, raw)
 	if err != nil {
 		return nil, err
@@ -183,15 +209,12 @@ func OpenReply(mesh MeshID, replyKey *ecdh.PrivateKey, sealed, answer []byte) (*
 	reply.Epochs, err = wire.SplitList(wire.Epoch, r.Field(6))
 	r.Fail(err)
 	r.Fail(reply.checkForm())
-	if err := r.Close(); err != nil {
-		return nil, wrap("enrolment reply", err)
-	}
-	return reply, nil
+	return reply, r.Close()
 }
 
 // checkForm refuses unknown answers, and a chain without a grant or the other
 // way round.
-func (reply *EnrolReply) checkForm() error {
+func (reply EnrolReply) checkForm() error {
 	granted := reply.Status == EnrolGranted
 	switch {
 	case reply.Status < EnrolGranted, reply.Status > EnrolRefused:
@@ -256,6 +279,10 @@ func seal(public []byte, info string, aad, plain []byte) ([]byte, error) {
 
 // encLen is the length of an encapsulated X25519 key (RFC 9180, section 7.1).
 const encLen = 32
+
+// sealOverhead is by how much seal makes a message longer: enc, and the tag of
+// ChaCha20-Poly1305 (RFC 8439, section 2.8).
+const sealOverhead = encLen + 16
 
 // open decrypts what seal made.
 func open(key *ecdh.PrivateKey, info string, aad, sealed []byte) ([]byte, error) {

@@ -37,6 +37,7 @@ type Epoch struct {
 	NextRecovery [32]byte  // RecoveryHash of the next recovery key
 	Recovery     [32]byte  // the recovery key that signs
 	raw          []byte
+	object       wire.Object
 }
 
 // hash is H(label, parts…) of docs/protocol.md.
@@ -113,26 +114,21 @@ func (e Epoch) Sign(mesh MeshID, recovery, authority ed25519.PrivateKey) ([]byte
 	return encode(wire.Epoch, mesh, &w, recovery, authority)
 }
 
-// decodeEpoch reads an epoch object and checks both signatures.
-func decodeEpoch(mesh MeshID, raw []byte) (*Epoch, error) {
+// decodeEpoch reads an epoch object; no signature is checked.
+func decodeEpoch(raw []byte) (*Epoch, error) {
+	raw = bytes.Clone(raw)
 	o, err := wire.Decode(wire.Epoch, raw)
 	if err != nil {
 		return nil, err
 	}
-	e := &Epoch{raw: bytes.Clone(raw)}
+	e := &Epoch{raw: raw, object: o}
 	r := wire.NewReader(o.Body)
 	e.Number = r.Uint32(1)
 	r.RequiredFixed(2, e.Key[:])
 	e.OverlapUntil = r.Time(3)
 	r.RequiredFixed(4, e.NextRecovery[:])
 	r.RequiredFixed(5, e.Recovery[:])
-	if err := r.Close(); err != nil {
-		return nil, wrap("epoch", err)
-	}
-	if !o.Verify(mesh, 0, e.Recovery[:]) || !o.Verify(mesh, 1, e.Key[:]) {
-		return nil, wrap("epoch", ErrSignature)
-	}
-	return e, nil
+	return e, r.Close()
 }
 
 // NewRoot verifies a genesis and the chain of epochs after it.
@@ -144,9 +140,12 @@ func NewRoot(genesis []byte, epochs [][]byte) (*Root, error) {
 	root := &Root{Genesis: g, id: hash("genesis", g.raw)}
 	recovery := g.RecoveryHash
 	for i, raw := range epochs {
-		e, err := decodeEpoch(root.id, raw)
+		e, err := decodeEpoch(raw)
 		if err != nil {
-			return nil, err
+			return nil, wrap("epoch", err)
+		}
+		if !e.object.Verify(root.id, 0, e.Recovery[:]) || !e.object.Verify(root.id, 1, e.Key[:]) {
+			return nil, wrap("epoch", ErrSignature)
 		}
 		if e.Number != uint32(i)+1 {
 			return nil, fmt.Errorf("epoch %d where %d is wanted: %w", e.Number, i+1, ErrFormat)

@@ -33,7 +33,8 @@ type Revocation struct {
 	Number     uint64      // per signer, ascending from 1
 	raw        []byte
 	id         [32]byte // SHA-256 of raw
-	signer     signer
+	object     wire.Object
+	signer     signer // set by verify
 }
 
 // RevocationKind says what is withdrawn.
@@ -100,7 +101,10 @@ func (s *Revocations) Add(raw []byte) (fresh bool, err error) {
 	if known {
 		return false, nil
 	}
-	v, err := decodeRevocation(s.root, bytes.Clone(raw))
+	v, err := decodeRevocation(bytes.Clone(raw))
+	if err == nil {
+		err = v.verify(s.root)
+	}
 	if err != nil {
 		return false, wrap("revocation", err)
 	}
@@ -147,13 +151,13 @@ func (v *Revocation) rank(other *Revocation) int {
 
 func (v *Revocation) target() target { return target{v.Kind, string(v.Target)} }
 
-// decodeRevocation reads a revocation object and verifies it.
-func decodeRevocation(root *Root, raw []byte) (*Revocation, error) {
+// decodeRevocation reads a revocation object; no signature is checked.
+func decodeRevocation(raw []byte) (*Revocation, error) {
 	o, err := wire.Decode(wire.Revocation, raw)
 	if err != nil {
 		return nil, err
 	}
-	v := &Revocation{raw: raw, id: sha256.Sum256(raw)}
+	v := &Revocation{raw: raw, id: sha256.Sum256(raw), object: o}
 	r := wire.NewReader(o.Body)
 	v.Kind = RevocationKind(r.Uint8(1))
 	v.Target = r.Required(2)
@@ -166,33 +170,22 @@ func decodeRevocation(root *Root, raw []byte) (*Revocation, error) {
 	if err := r.Close(); err != nil {
 		return nil, err
 	}
-	if delegation == nil {
-		return v, v.verifyAuthority(root, o)
+	if delegation != nil {
+		v.Delegation, err = DecodeDelegation(delegation)
 	}
-	if v.Delegation, err = DecodeDelegation(delegation); err != nil {
-		return nil, err
-	}
-	return v, v.verifyDelegated(root, o)
+	return v, err
 }
 
-// verifyAuthority finds the epoch whose authority key signed.
-func (v *Revocation) verifyAuthority(root *Root, o wire.Object) error {
-	for epoch := range uint32(len(root.epochs)) + 1 {
-		key, _, _ := root.authority(epoch)
-		if o.Verify(root.id, 0, key[:]) {
-			v.signer = signer{epoch: epoch}
-			return nil
-		}
+// verify checks that the signer may revoke this.
+func (v *Revocation) verify(root *Root) error {
+	if v.Delegation == nil {
+		return v.verifyAuthority(root)
 	}
-	return ErrSignature
-}
-
-func (v *Revocation) verifyDelegated(root *Root, o wire.Object) error {
 	d := v.Delegation
 	if err := root.VerifyDelegation(d); err != nil {
 		return err
 	}
-	if !o.Verify(root.id, 0, d.Key[:]) {
+	if !v.object.Verify(root.id, 0, d.Key[:]) {
 		return ErrSignature
 	}
 	if v.Kind == RevokeOrganisation {
@@ -200,6 +193,18 @@ func (v *Revocation) verifyDelegated(root *Root, o wire.Object) error {
 	}
 	v.signer = signer{delegation: d.Number, epoch: d.Epoch}
 	return nil
+}
+
+// verifyAuthority finds the epoch whose authority key signed.
+func (v *Revocation) verifyAuthority(root *Root) error {
+	for epoch := range uint32(len(root.epochs)) + 1 {
+		key, _, _ := root.authority(epoch)
+		if v.object.Verify(root.id, 0, key[:]) {
+			v.signer = signer{epoch: epoch}
+			return nil
+		}
+	}
+	return ErrSignature
 }
 
 func (v *Revocation) checkTarget() error {

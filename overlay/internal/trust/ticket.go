@@ -32,9 +32,9 @@ type Ticket struct {
 	Bound            IdentityKey // zero: whoever comes first
 	Epochs           [][]byte
 	Permissions      Permissions
-	// seed is behind a pointer, so that printing a struct that holds a ticket in
-	// an unexported field, which no method of ours can stop, shows an address.
-	seed *[32]byte
+	// seed is in a function, because package fmt prints what others hold in
+	// unexported fields without asking our methods, but no function's variables.
+	seed func() [32]byte
 }
 
 // ticketPrefix begins every ticket's text (docs/protocol.md, section 2).
@@ -58,13 +58,28 @@ func (t Ticket) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil
 // Sign draws ID and key of the ticket and returns its secret text. The error is
 // that of random, or what ParseTicket would say of the text.
 func (t *Ticket) Sign(issuer ed25519.PrivateKey, random io.Reader) (string, error) {
-	t.seed = new([32]byte)
-	for _, b := range [][]byte{t.ID[:], t.seed[:]} {
+	var seed [32]byte
+	for _, b := range [][]byte{t.ID[:], seed[:]} {
 		if _, err := io.ReadFull(random, b); err != nil {
 			return "", err
 		}
 	}
+	t.seed = func() [32]byte { return seed }
 	t.Key = [32]byte(t.key().Public().(ed25519.PublicKey))
+	raw, err := t.encode(issuer)
+	if err != nil {
+		return "", wrap("ticket", err)
+	}
+	text := ticketPrefix + base64.RawURLEncoding.EncodeToString(append(raw, seed[:]...))
+	// What cannot be redeemed is not handed out: a bad name, a prefix out of range.
+	if _, err := ParseTicket(text); err != nil {
+		return "", err
+	}
+	return text, nil
+}
+
+// encode returns the ticket object, without the seed.
+func (t *Ticket) encode(issuer ed25519.PrivateKey) ([]byte, error) {
 	var w wire.Writer
 	w.Field(1, t.ID[:])
 	w.Field(2, t.Key[:])
@@ -83,16 +98,7 @@ func (t *Ticket) Sign(issuer ed25519.PrivateKey, random io.Reader) (string, erro
 	}
 	w.Field(14, concat(t.Epochs))
 	w.Uint32(15, uint32(t.Permissions))
-	raw, err := encode(wire.Ticket, t.Root.id, &w, issuer)
-	if err != nil {
-		return "", wrap("ticket", err)
-	}
-	text := ticketPrefix + base64.RawURLEncoding.EncodeToString(append(raw, t.seed[:]...))
-	// What cannot be redeemed is not handed out: a bad name, a prefix out of range.
-	if _, err := ParseTicket(text); err != nil {
-		return "", err
-	}
-	return text, nil
+	return encode(wire.Ticket, t.Root.id, &w, issuer)
 }
 
 func concat(list [][]byte) []byte {
@@ -104,7 +110,10 @@ func concat(list [][]byte) []byte {
 }
 
 // key is the key pair that signs the enrolment request.
-func (t *Ticket) key() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(t.seed[:]) }
+func (t *Ticket) key() ed25519.PrivateKey {
+	seed := t.seed()
+	return ed25519.NewKeyFromSeed(seed[:])
+}
 
 var errTicketText = fmt.Errorf("not a ticket, want the whole text from pm1- to its end: %w", ErrFormat)
 
@@ -121,8 +130,8 @@ func ParseTicket(text string) (*Ticket, error) {
 	if err != nil || len(b) < 32 {
 		return nil, errTicketText
 	}
-	raw := b[:len(b)-32]
-	t := &Ticket{seed: (*[32]byte)(b[len(raw):])}
+	raw, seed := b[:len(b)-32], [32]byte(b[len(b)-32:])
+	t := &Ticket{seed: func() [32]byte { return seed }}
 	o, err := wire.Decode(wire.Ticket, raw)
 	if err != nil {
 		return nil, errTicketText
