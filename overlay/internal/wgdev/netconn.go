@@ -322,7 +322,7 @@ func resolve(network, address string) (netip.AddrPort, error) {
 
 // fullAddress is addr as gVisor wants it; every address is written as none.
 func fullAddress(a netip.AddrPort) tcpip.FullAddress {
-	full := tcpip.FullAddress{NIC: nic, Port: a.Port()}
+	full := tcpip.FullAddress{Port: a.Port()} // with the interface named, gVisor does not check the address
 	if a.Addr().IsValid() && !a.Addr().IsUnspecified() {
 		full.Addr = tcpip.AddrFromSlice(a.Addr().AsSlice())
 	}

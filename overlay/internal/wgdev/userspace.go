@@ -29,10 +29,11 @@ type userspace struct {
 	stack    *Netstack // nil unless in process
 	control  *control  // nil without a control socket
 	table    atomic.Pointer[table]
-	sessions sessions
+	sessions *sessions
 
-	applying  sync.Mutex // one Apply at a time
-	answering sync.WaitGroup
+	applying  sync.Mutex     // one Apply at a time
+	beginning sync.WaitGroup // sessions.run
+	answering sync.WaitGroup // control.run
 	closing   chan struct{}
 	once      sync.Once
 	done      chan struct{}
@@ -50,7 +51,6 @@ func openUserspace(c Config, t tun.Device, stack *Netstack, mtu int) (*userspace
 		closing:  make(chan struct{}),
 		done:     make(chan struct{}),
 	}
-	d.sessions.wake = make(chan struct{}, 1)
 	d.table.Store(&table{own: trust.ExchangeKey(c.PrivateKey.PublicKey().Bytes())})
 	if c.Kind == TUN {
 		d.name = c.Name
@@ -75,7 +75,8 @@ func openUserspace(c Config, t tun.Device, stack *Netstack, mtu int) (*userspace
 		}
 	}
 	// All end in Close; the last one closes the device if its interface goes away.
-	d.sessions.stopped.Go(func() { d.sessions.run(d.dev, d.closing) })
+	d.sessions = newSessions(d.dev, d.table.Load().own, d.states)
+	d.beginning.Go(func() { d.sessions.run(d.closing) })
 	if d.control != nil {
 		d.answering.Go(d.control.run)
 	}
@@ -161,7 +162,7 @@ func (d *userspace) session(key trust.ExchangeKey, afresh bool) error {
 	if _, known := d.table.Load().peers[key]; !known {
 		return ErrNoPeer
 	}
-	d.sessions.begin(key, afresh)
+	d.sessions.want(key, afresh)
 	return nil
 }
 
@@ -184,7 +185,7 @@ func (d *userspace) Err() error {
 func (d *userspace) Close() error {
 	d.once.Do(func() {
 		close(d.closing)
-		d.sessions.stopped.Wait()
+		d.beginning.Wait()
 		var errs []error
 		if d.control != nil {
 			errs = append(errs, d.control.close())
@@ -212,55 +213,6 @@ func (d *userspace) watch() {
 	case <-d.tun.failed:
 		_ = d.Close() // whoever calls Close gets its error
 	case <-d.closing:
-	}
-}
-
-// sessions begins handshakes in a goroutine of its own, because those who want
-// them must not wait for the device: they may be what the device waits for.
-type sessions struct {
-	wake    chan struct{} // capacity 1
-	stopped sync.WaitGroup
-
-	mu     sync.Mutex                 // guards wanted
-	wanted map[trust.ExchangeKey]bool // true: throw the old session away
-}
-
-func (s *sessions) begin(key trust.ExchangeKey, afresh bool) {
-	s.mu.Lock()
-	if s.wanted == nil {
-		s.wanted = make(map[trust.ExchangeKey]bool)
-	}
-	s.wanted[key] = s.wanted[key] || afresh
-	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (s *sessions) run(dev *device.Device, closing <-chan struct{}) {
-	for {
-		select {
-		case <-closing:
-			return
-		case <-s.wake:
-		}
-		s.mu.Lock()
-		wanted := s.wanted
-		s.wanted = nil
-		s.mu.Unlock()
-		for key, afresh := range wanted {
-			peer := dev.LookupPeer(device.NoisePublicKey(key))
-			switch {
-			case peer == nil: // removed meanwhile
-			case afresh:
-				peer.ExpireCurrentKeypairs()
-				_ = peer.SendHandshakeInitiation(false) // logged there, and tried again by timers
-			default:
-				// Sent if there is a session, else it begins one.
-				peer.SendKeepalive()
-			}
-		}
 	}
 }
 

@@ -1,0 +1,162 @@
+package wgdev
+
+import (
+	"bytes"
+	"sync"
+	"time"
+
+	"golang.zx2c4.com/wireguard/device"
+
+	"github.com/planetmesh/planetmesh/overlay/internal/trust"
+)
+
+// Retries of a handshake that was asked for. WireGuard itself waits 5 s
+// (RekeyTimeout), also when two handshakes that began at the same time have
+// destroyed each other; so the two sides wait differently long here. Both are
+// above the longest round trip on earth by cable and satellite, 0.7 s.
+const (
+	firstRetry  = time.Second             // of the side with the smaller public key
+	secondRetry = 1700 * time.Millisecond // of the other side
+	maxRetries  = 3                       // then WireGuard's own timer goes on
+)
+
+// sessions begins handshakes, in a goroutine of its own: those who want them
+// must not wait for the device, because the device may be waiting for them.
+type sessions struct {
+	dev    *device.Device
+	own    trust.ExchangeKey
+	states func() (map[trust.ExchangeKey]*state, error)
+	wake   chan struct{} // capacity 1
+
+	mu     sync.Mutex                 // guards wanted
+	wanted map[trust.ExchangeKey]bool // true: throw the old session away
+
+	pending map[trust.ExchangeKey]*attempt // of run alone
+}
+
+// attempt is a handshake that was begun and has not succeeded yet.
+type attempt struct {
+	since   time.Time // a handshake after that is a success
+	due     time.Time
+	retries int
+}
+
+func newSessions(dev *device.Device, own trust.ExchangeKey, states func() (map[trust.ExchangeKey]*state, error)) *sessions {
+	return &sessions{
+		dev:     dev,
+		own:     own,
+		states:  states,
+		wake:    make(chan struct{}, 1),
+		wanted:  make(map[trust.ExchangeKey]bool),
+		pending: make(map[trust.ExchangeKey]*attempt),
+	}
+}
+
+// want asks for a session and returns at once. Asking again before that one has
+// begun changes nothing.
+func (s *sessions) want(key trust.ExchangeKey, afresh bool) {
+	s.mu.Lock()
+	s.wanted[key] = s.wanted[key] || afresh
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run begins what is wanted until closing is closed.
+func (s *sessions) run(closing <-chan struct{}) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-closing:
+			return
+		case <-s.wake:
+			s.mu.Lock()
+			wanted := s.wanted
+			s.wanted = make(map[trust.ExchangeKey]bool)
+			s.mu.Unlock()
+			s.beginAll(wanted)
+		case <-timer.C:
+			s.retry(time.Now())
+		}
+		if next, any := s.next(); any {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+func (s *sessions) beginAll(wanted map[trust.ExchangeKey]bool) {
+	states, err := s.states()
+	if err != nil {
+		return
+	}
+	for key, afresh := range wanted {
+		a, is := s.pending[key], states[key]
+		if a == nil || is != nil && is.stats.LastHandshake.After(a.since) {
+			s.begin(key, afresh)
+		}
+	}
+}
+
+func (s *sessions) begin(key trust.ExchangeKey, afresh bool) {
+	peer := s.dev.LookupPeer(device.NoisePublicKey(key))
+	if peer == nil {
+		return // removed meanwhile
+	}
+	now := time.Now()
+	a := &attempt{since: now, due: now.Add(s.wait(key))}
+	if afresh {
+		renew(peer)
+	} else {
+		// Any session that is not too old to send is good enough.
+		a.since = now.Add(-device.RejectAfterTime)
+		peer.SendKeepalive() // begins a handshake if there is none
+	}
+	s.pending[key] = a
+}
+
+// renew forgets the session with a peer and begins another.
+func renew(peer *device.Peer) {
+	peer.ExpireCurrentKeypairs()
+	_ = peer.SendHandshakeInitiation(false) // logged there, and tried again by timers
+}
+
+// retry looks after the attempts that are due.
+func (s *sessions) retry(now time.Time) {
+	states, err := s.states()
+	if err != nil {
+		return
+	}
+	for key, a := range s.pending {
+		if now.Before(a.due) {
+			continue
+		}
+		peer, is := s.dev.LookupPeer(device.NoisePublicKey(key)), states[key]
+		if peer == nil || is == nil || is.stats.LastHandshake.After(a.since) || a.retries == maxRetries {
+			delete(s.pending, key)
+			continue
+		}
+		a.retries++
+		a.due = now.Add(s.wait(key))
+		renew(peer)
+	}
+}
+
+func (s *sessions) wait(key trust.ExchangeKey) time.Duration {
+	if bytes.Compare(s.own[:], key[:]) < 0 {
+		return firstRetry
+	}
+	return secondRetry
+}
+
+// next is when the first attempt is due.
+func (s *sessions) next() (next time.Time, any bool) {
+	for _, a := range s.pending {
+		if !any || a.due.Before(next) {
+			next, any = a.due, true
+		}
+	}
+	return next, any
+}
