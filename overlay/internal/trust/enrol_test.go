@@ -5,7 +5,6 @@ import (
 	"crypto/ecdh"
 	"crypto/ed25519"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -466,9 +465,4 @@ func FuzzDecodeEnrolReply(f *testing.F) {
 		}
 		mustBeCanonical(t, raw, again, 2, 5)
 	})
-}
-
-func ExampleTicket() {
-	fmt.Println(Ticket{})
-	// Output: [redacted]
 }
