@@ -320,11 +320,15 @@ func (m *Mesh) Ping(ctx context.Context, id GatewayID) (PingResult, error) {
 	return out, nil
 }
 
-// renewIfDue replaces the own certificate when half of its life is over: from
-// the own issuing key, or from the gateway that issued it.
+// renewIfDue replaces the own certificate when half of its life is over, or no
+// sequence number is left under it: from the own issuing key, or from the
+// gateway that issued it.
 func (m *Mesh) renewIfDue(ctx context.Context) {
 	c := m.self.certificate()
-	if m.now().Before(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2)) {
+	m.mu.Lock()
+	exhausted := m.seq.exhausted(c.Generation)
+	m.mu.Unlock()
+	if !exhausted && m.now().Before(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore)/2)) {
 		return
 	}
 	if err := m.renew(ctx); err != nil {

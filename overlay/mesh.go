@@ -51,6 +51,8 @@ type Mesh struct {
 	newcomer    chan struct{} // capacity 1: others should hear of a gateway that introduced itself
 	applied     atomic.Pointer[applied]
 
+	publishing sync.Mutex // held from a sequence number to its record in the book
+
 	mu        sync.Mutex // guards all below
 	routes    []Route
 	accept    []netip.Prefix
@@ -163,7 +165,7 @@ func open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		return nil, err
 	}
 	undo = append(undo, m.device.Close)
-	if err := m.publish(); err != nil {
+	if err := m.publishFirst(); err != nil {
 		return nil, err
 	}
 	if err := m.loadRecords(); err != nil {
@@ -193,6 +195,7 @@ func (m *Mesh) start() {
 		{"entropy", m.entropyLoop},
 		{"introduce", m.introduceLoop},
 		{"rejoin", m.rejoinLoop},
+		{"ripen", m.ripenLoop},
 		{"upkeep", m.upkeepLoop},
 	} {
 		group.Go(func() error {

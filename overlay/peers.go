@@ -1,10 +1,12 @@
 package overlay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/planetmesh/planetmesh/overlay/internal/link"
 	"github.com/planetmesh/planetmesh/overlay/internal/path"
@@ -31,6 +33,26 @@ func (m *Mesh) offer(raw []byte, how string) (*record.Record, error) {
 		m.log.Debug("record refused", "from", how, "err", err)
 	}
 	return r, err
+}
+
+// ripenInterval is how often records that came too fast are looked at again:
+// one a second is what a gateway may change (security decision 5).
+const ripenInterval = time.Second
+
+// ripenLoop takes in what the rate limit has held back, so that the newest
+// record of a gateway stands even if nobody sends it again.
+func (m *Mesh) ripenLoop(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(ripenInterval):
+		}
+		for _, r := range m.book.Ripe(m.now()) {
+			m.count("record.accepted")
+			m.accepted(r)
+		}
+	}
 }
 
 // accepted makes a record that the book took known to every part.

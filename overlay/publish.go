@@ -52,13 +52,15 @@ func (m *Mesh) publishIfChanged() error {
 
 // publish signs a new record with the next sequence number and spreads it.
 func (m *Mesh) publish() error {
+	m.publishing.Lock() // records reach the book in their order
+	defer m.publishing.Unlock()
 	m.mu.Lock()
 	if m.duplicate.stopped() {
 		m.mu.Unlock()
 		return errDuplicate
 	}
 	r := m.draftLocked()
-	n, err := m.seq.take()
+	n, err := m.seq.take(r.Chain.Certificate.Generation)
 	m.mu.Unlock()
 	if err != nil {
 		return err
@@ -77,6 +79,24 @@ func (m *Mesh) publish() error {
 	m.mu.Unlock()
 	m.broadcast(signed)
 	return nil
+}
+
+// publishFirst publishes the first record of a run. Where no sequence number
+// is left, the last record of the run before stands until the certificate is
+// renewed.
+func (m *Mesh) publishFirst() error {
+	err := m.publish()
+	if !errors.Is(err, errSequenceExhausted) {
+		return err
+	}
+	raws, loadErr := loadList(m.cfg.Store, fileRecords)
+	for _, raw := range raws {
+		if r, putErr := m.book.PutOwn(raw, m.now()); putErr == nil {
+			m.published = r
+			return nil
+		}
+	}
+	return errors.Join(err, loadErr)
 }
 
 // draftLocked is the record as it would be published now, without sequence.
@@ -220,12 +240,17 @@ const (
 // ownership watches whether somebody else speaks with our identity.
 type ownership struct {
 	jumps []time.Time
+	last  record.Order // of such records: one that comes again is no jump
 	clone bool
 }
 
 // jump notes that a record of ours came from outside that we did not make, and
 // reports whether it has happened too often.
-func (o *ownership) jump(now time.Time) bool {
+func (o *ownership) jump(order record.Order, now time.Time) bool {
+	if order.Compare(o.last) <= 0 {
+		return o.clone
+	}
+	o.last = order
 	o.jumps = slices.DeleteFunc(append(o.jumps, now), func(t time.Time) bool { return now.Sub(t) > duplicateWithin })
 	o.clone = o.clone || len(o.jumps) >= duplicateJumps
 	return o.clone
@@ -237,12 +262,18 @@ func (o *ownership) stopped() bool { return o.clone }
 // its state was restored from a backup, its keys were stolen, or its machine
 // was cloned. It jumps past and publishes again, unless that goes on and on.
 func (m *Mesh) ownAhead(r *record.Record) {
+	if r.Order().Generation > m.self.certificate().Generation {
+		// Restored from before a renewal: the record brings the certificate.
+		if err := m.self.adopt(m.cfg.Store, r.Chain.Delegation.Raw(), r.Chain.Certificate.Raw(), m.now()); err != nil {
+			m.log.Debug("later certificate of this gateway not taken", "err", err)
+		}
+	}
 	m.mu.Lock()
 	if r.Order().Generation == m.self.certificate().Generation {
-		m.seq.jumpPast(r.Sequence)
+		m.seq.jumpPast(r.Order().Generation, r.Sequence)
 	}
 	first := !m.duplicate.stopped()
-	clone := m.duplicate.jump(m.now())
+	clone := m.duplicate.jump(r.Order(), m.now())
 	m.mu.Unlock()
 	if clone {
 		if first {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,7 @@ type self struct {
 	root    *trust.Root
 	epochs  [][]byte
 	current atomic.Pointer[trust.Chain] // renewals replace it
+	renewal sync.Mutex                  // held while one does
 	overlay netip.Addr
 	block   netip.Prefix
 	seeds   []netip.AddrPort
@@ -97,6 +99,8 @@ func (s *self) adopt(store Store, delegation, certificate []byte, now time.Time)
 	if err := s.check(chain, now); err != nil {
 		return err
 	}
+	s.renewal.Lock()
+	defer s.renewal.Unlock()
 	old := s.certificate()
 	if chain.Certificate.Gateway != old.Gateway || chain.Certificate.Generation <= old.Generation {
 		return fmt.Errorf("renewed certificate is for %s generation %d, want %s above %d",

@@ -206,34 +206,43 @@ func loadJSON(store Store, name string, v any) error {
 	return nil
 }
 
-// sequence hands out sequence numbers that no earlier run has used. It is not
-// safe for concurrent use.
+// sequence hands out sequence numbers that no earlier run has used under the
+// same certificate generation. A new generation begins anew: it supersedes
+// whatever was signed before. It is not safe for concurrent use.
 type sequence struct {
-	store    Store
-	next     uint64 // the next to hand out
-	reserved uint64 // below this everything is reserved on disk
+	store      Store
+	generation uint64
+	next       uint64 // the next to hand out
+	reserved   uint64 // below this everything is reserved on disk
+}
+
+// storedSequence is what is on disk of a sequence.
+type storedSequence struct {
+	Generation uint64 `json:"generation"`
+	Reserved   uint64 `json:"reserved"`
 }
 
 // openSequence continues after everything that an earlier run reserved.
 func openSequence(store Store) (*sequence, error) {
-	var reserved uint64 = 1
-	if err := loadJSON(store, fileSequence, &reserved); err != nil {
+	stored := storedSequence{Reserved: 1}
+	if err := loadJSON(store, fileSequence, &stored); err != nil {
 		return nil, err
 	}
-	if reserved == 0 || reserved >= maxSequence {
-		return nil, fmt.Errorf("%s: %d: %w", fileSequence, reserved, ErrStateCorrupt)
+	if stored.Reserved == 0 || stored.Reserved > maxSequence {
+		return nil, fmt.Errorf("%s: %d: %w", fileSequence, stored.Reserved, ErrStateCorrupt)
 	}
-	return &sequence{store: store, next: reserved, reserved: reserved}, nil
+	return &sequence{store: store, generation: stored.Generation, next: stored.Reserved, reserved: stored.Reserved}, nil
 }
 
-// take returns the next number, after it was reserved on disk.
-func (s *sequence) take() (uint64, error) {
+// take returns the next number for a generation, after it was reserved on disk.
+func (s *sequence) take(generation uint64) (uint64, error) {
+	s.enter(generation)
 	if s.next >= maxSequence {
 		return 0, errSequenceExhausted
 	}
 	if s.next >= s.reserved {
 		upTo := min(s.next+sequenceBlock, maxSequence)
-		if err := saveJSON(s.store, fileSequence, upTo); err != nil {
+		if err := saveJSON(s.store, fileSequence, storedSequence{generation, upTo}); err != nil {
 			return 0, err
 		}
 		s.reserved = upTo
@@ -243,18 +252,31 @@ func (s *sequence) take() (uint64, error) {
 	return n, nil
 }
 
-// jumpPast makes the next number larger than n: somebody speaks with our
-// identity and is ahead of us, or our state was restored from a backup.
-func (s *sequence) jumpPast(n uint64) {
+// jumpPast makes the next number of a generation larger than n: somebody speaks
+// with our identity and is ahead of us, or our state was restored from a backup.
+func (s *sequence) jumpPast(generation, n uint64) {
+	s.enter(generation)
 	if n >= s.next {
 		s.next = n + 1
 	}
 }
 
+// enter begins anew if the generation is another one.
+func (s *sequence) enter(generation uint64) {
+	if generation != s.generation {
+		s.generation, s.next, s.reserved = generation, 1, 1
+	}
+}
+
+// exhausted reports whether the generation has no numbers left.
+func (s *sequence) exhausted(generation uint64) bool {
+	return generation == s.generation && s.next >= maxSequence
+}
+
 // maxSequence is the first number that is not allowed (docs/protocol.md, section 2).
 const maxSequence = 1 << 62
 
-var errSequenceExhausted = errors.New("sequence numbers of this certificate are used up; renew the certificate")
+var errSequenceExhausted = errors.New("sequence numbers of this certificate are used up; it is being renewed")
 
 // timeFloor is a wall clock that never runs behind what it showed before:
 // max(system clock, last persisted time, beginning of the own certificate).
