@@ -124,8 +124,7 @@ func measureBind(ctx context.Context, out io.Writer) (map[string][]bindSample, e
 		"github.com/planetmesh/planetmesh/overlay/internal/link")
 	text, err := cmd.Output()
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			return nil, fmt.Errorf("benchmark of the bind: %w: %s", err, exit.Stderr)
 		}
 		return nil, err

@@ -93,8 +93,8 @@ func (h *Host) pingMany(ctx context.Context, to []netip.Addr) ([]time.Duration, 
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()                                                              
-	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) }) //nolint:errcheck // conn is open
 	defer stop()
 	for p.open > 0 && ctx.Err() == nil {
 		p.send(conn)
@@ -157,7 +157,7 @@ func (p *pinger) send(conn net.PacketConn) {
 		if err != nil {
 			continue
 		}
-		conn.WriteTo(packet, &net.IPAddr{IP: addr.AsSlice()})
+		conn.WriteTo(packet, &net.IPAddr{IP: addr.AsSlice()}) //nolint:errcheck // see above
 	}
 }
 

@@ -90,7 +90,7 @@ func (ns namespaces) enterNet() error {
 func (ns namespaces) close() {
 	for _, fd := range []int{ns.net, ns.mnt, ns.uts, ns.pid} {
 		if fd >= 0 {
-			unix.Close(fd)
+			unix.Close(fd) //nolint:errcheck // a namespace file has nothing to flush
 		}
 	}
 }
@@ -110,7 +110,7 @@ func mountPrivate(dir string) error {
 	// The cgroup trees are mounted below the /sys that is about to be covered; where there are none, none are moved.
 	cgroup, err := unix.OpenTree(unix.AT_FDCWD, "/sys/fs/cgroup", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err == nil {
-		defer unix.Close(cgroup)
+		defer unix.Close(cgroup) //nolint:errcheck // a mount has nothing to flush
 	}
 	mounts := []struct {
 		source, target, fstype string

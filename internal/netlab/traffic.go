@@ -102,8 +102,8 @@ func (w *World) connections(ctx context.Context, from, to string, addr netip.Add
 	if err != nil {
 		return nil, nil, err
 	}
-	defer l.Close()                                     
-	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer l.Close()
+	stop := context.AfterFunc(ctx, func() { l.Close() }) //nolint:errcheck // ends Accept
 	defer stop()
 	for range n {
 		c, err := w.Host(from).Dial(ctx, "tcp", l.Addr().String())
@@ -122,7 +122,7 @@ func (w *World) connections(ctx context.Context, from, to string, addr netip.Add
 
 func closeAll(conns []net.Conn) {
 	for _, c := range conns {
-		c.Close()
+		c.Close() //nolint:errcheck // whoever uses it sees the error
 	}
 }
 
@@ -204,7 +204,7 @@ func (w *World) echo(ctx context.Context, from, to string, addr netip.Addr, size
 	defer stop()
 	var seed [32]byte
 	sent := make([]byte, size)
-	rand.NewChaCha8(seed).Read(sent)
+	rand.NewChaCha8(seed).Read(sent) //nolint:errcheck // never fails
 	var wg sync.WaitGroup
 	var sendErr, echoErr error
 	wg.Go(func() {

@@ -125,25 +125,25 @@ func (w *World) hold(ctx context.Context) error {
 		Setpgid:    true, // an interrupt from the terminal is for the program that holds the leash
 	}
 	err = cmd.Start()
-	ready.Close()
+	ready.Close() //nolint:errcheck // only the holder writes
 	if err != nil {
 		return fmt.Errorf("start the first process: %w", err)
 	}
 	w.holder = &Cmd{Cmd: cmd}
-	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() }) //nolint:errcheck // then it has ended
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if !stop() {
 		return ctx.Err()
 	}
 	if err != nil || line != "ready\n" {
-		cmd.Process.Kill()
+		cmd.Process.Kill() //nolint:errcheck // then it has ended
 		err = w.holder.Wait()
 		return fmt.Errorf("prepare mounts: %w: %s", err, strings.TrimSpace(stderr.String()))
 	}
 	if w.base, err = openNamespaces(w.proc, fmt.Sprintf("%d/ns", cmd.Process.Pid)); err != nil {
 		return err
 	}
-	unix.Close(w.base.uts)
+	unix.Close(w.base.uts) //nolint:errcheck // the machine's
 	w.base.uts = -1
 	return nil
 }
@@ -209,12 +209,12 @@ func (w *World) close() error {
 // kernel lets it end only when the namespace is empty.
 func (w *World) kill() error {
 	if w.leash != nil {
-		w.leash.Close()
+		w.leash.Close() //nolint:errcheck // nothing was written
 	}
 	if w.holder == nil {
 		return nil
 	}
-	w.holder.Process.Kill()
+	w.holder.Process.Kill() //nolint:errcheck // then it has ended
 	w.mu.Lock()
 	var running []*Cmd
 	for c := range w.running {
@@ -225,7 +225,7 @@ func (w *World) kill() error {
 	go func() { // ends with the last process
 		defer close(done)
 		for _, c := range append(running, w.holder) {
-			c.Wait()
+			c.Wait() //nolint:errcheck // killed
 		}
 	}()
 	select {
@@ -247,7 +247,7 @@ func (w *World) releaseLocked() {
 	w.base.close()
 	w.base = noNamespaces()
 	if w.proc >= 0 {
-		unix.Close(w.proc)
+		unix.Close(w.proc) //nolint:errcheck // O_PATH
 		w.proc = -1
 	}
 }
