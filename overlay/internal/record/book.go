@@ -24,7 +24,6 @@ type Book struct {
 	entries    map[trust.GatewayID]*entry
 	raws       map[[32]byte]trust.GatewayID  // SHA-256 of what is stored or waits
 	names      map[string][]trust.GatewayID  // who has a gateway name
-	chains     map[[32]byte]trust.Chain      // verified, whatever the time
 	proofs     map[trust.GatewayID][2][]byte // of equivocation, the first pair
 	superseded []trust.GatewayID             // since the last Expire
 	snapshot   []*Record                     // all, ascending by ID; nil: to be made
@@ -68,10 +67,6 @@ const (
 	changesBurst     = 10
 )
 
-// maxChains bounds the cache of verified chains: four per gateway at the 4,096
-// records that a push/pull may carry.
-const maxChains = 16 << 10
-
 // maxPerDelegation bounds how many gateways one delegation may have, so that a
 // stolen issuing key cannot fill the memory of all others. Meshes are made for
 // hundreds of gateways.
@@ -88,7 +83,6 @@ func NewBook(root *trust.Root, self trust.GatewayID) *Book {
 		entries: make(map[trust.GatewayID]*entry),
 		raws:    make(map[[32]byte]trust.GatewayID),
 		names:   make(map[string][]trust.GatewayID),
-		chains:  make(map[[32]byte]trust.Chain),
 		proofs:  make(map[trust.GatewayID][2][]byte),
 	}
 }
@@ -154,26 +148,14 @@ func (b *Book) newerThan(r *Record) *Record {
 	return e.record
 }
 
-// verify checks a decoded record; the chain only if the same bytes were not
-// verified before. Records of one chain share it.
+// verify checks a decoded record; its chain only if that is not the one of the
+// record that is stored, which it shares then.
 func (b *Book) verify(r *Record, now time.Time) error {
-	key := r.Chain.Key()
-	b.mu.Lock()
-	chain, known := b.chains[key]
-	b.mu.Unlock()
-	if known {
-		r.Chain = chain
-		return r.verify(b.root, now)
-	}
-	if err := b.root.VerifyChainForm(r.Chain); err != nil {
+	if stored, ok := b.Get(trust.IDOf(b.root.ID(), r.Chain.Certificate.Identity)); ok && stored.Chain.Key() == r.Chain.Key() {
+		r.Chain = stored.Chain
+	} else if err := b.root.VerifyChainForm(r.Chain); err != nil {
 		return fmt.Errorf("record: %w", err)
 	}
-	b.mu.Lock()
-	if len(b.chains) >= maxChains {
-		clear(b.chains)
-	}
-	b.chains[key] = r.Chain
-	b.mu.Unlock()
 	return r.verify(b.root, now)
 }
 
@@ -207,8 +189,16 @@ func (b *Book) takeLocked(r *Record, now time.Time) (Verdict, *Record, error) {
 		return verdict, e.record, nil
 	case verdict == Lost:
 		return Lost, r, nil
-	case !e.spend(now):
-		b.holdLocked(e, r)
+	}
+	if e.next != nil && !b.newerLocked(e.next, r) {
+		if next := b.ripeLocked(e, now); next != nil {
+			return Accepted, next, nil
+		}
+		return Limited, r, nil
+	}
+	if !e.spend(now) {
+		b.dropNextLocked(e)
+		e.next, b.raws[r.sum] = r, r.ID
 		return Limited, r, nil
 	}
 	b.putLocked(e, r)
@@ -296,14 +286,10 @@ func (e *entry) spend(now time.Time) bool {
 	return true
 }
 
-// holdLocked keeps r until it may be taken in, unless a newer one waits.
-func (b *Book) holdLocked(e *entry, r *Record) {
-	if v := b.compareLocked(e.next, r); v != Accepted && v != Conflict {
-		return
-	}
-	b.dropNextLocked(e)
-	e.next = r
-	b.raws[r.sum] = r.ID
+// newerLocked reports whether r takes the place of the record that stands there.
+func (b *Book) newerLocked(stands, r *Record) bool {
+	v := b.compareLocked(stands, r)
+	return v == Accepted || v == Conflict
 }
 
 func (b *Book) dropNextLocked(e *entry) {
