@@ -100,7 +100,7 @@ var rules = []rule{
 		allow: []string{"internal/..."},
 	},
 	{
-		name: "overlay has no flags, metrics, SSH, YAML or Kubernetes", scope: []string{"overlay/..."},
+		name: "overlay has no flags, metrics, SSH, YAML or Kubernetes", files: testFiles, scope: []string{"overlay/..."},
 		deny: append([]string{"flag", "expvar", "github.com/hashicorp/go-metrics/..."}, foreign...),
 	},
 	{

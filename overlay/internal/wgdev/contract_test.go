@@ -220,7 +220,9 @@ func contract(t *testing.T, open func(*testing.T) Device) {
 		var users sync.WaitGroup
 		for range 2 {
 			users.Go(func() {
-				for d.Apply(context.Background(), slices.Concat(addPeer(3, "10.3.0.0/16"), change(engine.RemovePeer, 3, ""))) == nil {
+				steps := slices.Concat(addPeer(3, "10.3.0.0/16"), change(engine.RemovePeer, 3, ""))
+				for err := error(nil); err == nil; {
+					err = d.Apply(context.Background(), steps)
 				}
 			})
 			users.Go(func() {

@@ -258,7 +258,7 @@ func noGoroutinesLeft(t testing.TB) {
 
 func goroutines() []string {
 	var out []string
-	for _, g := range strings.Split(stacks(), "\n\n") {
+	for g := range strings.SplitSeq(stacks(), "\n\n") {
 		if strings.Contains(g, "goroutines()") || strings.Contains(g, "testing.") && !strings.Contains(g, "created by") {
 			continue
 		}

@@ -81,7 +81,7 @@ func (s *sessions) run(closing <-chan struct{}) {
 		case <-timer.C:
 			s.retry(time.Now())
 		}
-		if next, any := s.next(); any {
+		if next, some := s.next(); some {
 			timer.Reset(time.Until(next))
 		}
 	}
@@ -152,11 +152,11 @@ func (s *sessions) wait(key trust.ExchangeKey) time.Duration {
 }
 
 // next is when the first attempt is due.
-func (s *sessions) next() (next time.Time, any bool) {
+func (s *sessions) next() (next time.Time, some bool) {
 	for _, a := range s.pending {
-		if !any || a.due.Before(next) {
-			next, any = a.due, true
+		if !some || a.due.Before(next) {
+			next, some = a.due, true
 		}
 	}
-	return next, any
+	return next, some
 }
