@@ -361,7 +361,13 @@ func family(a netip.Addr) byte {
 }
 
 func cutAddr(family byte, b []byte) (netip.Addr, []byte, error) {
-	n := map[byte]int{4: 4, 6: 16}[family]
+	n := 0
+	switch family {
+	case 4:
+		n = 4
+	case 6:
+		n = 16
+	}
 	if n == 0 || len(b) < n {
 		return netip.Addr{}, nil, malformed("address of family %d in %d bytes", family, len(b))
 	}
