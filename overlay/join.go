@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -95,10 +96,11 @@ func Join(ctx context.Context, store Store, ticket Ticket, opts JoinOptions) (_ 
 // keysForJoin returns the keys of an attempt whose answer got lost, or new
 // ones, which are on disk before anybody hears of them.
 func keysForJoin(store Store) (keys, error) {
-	if k, err := loadKeys(store); err == nil {
-		return k, nil
+	k, err := loadKeys(store)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return k, err // keys that cannot be read are not written over
 	}
-	k, err := newKeys()
+	k, err = newKeys()
 	if err != nil {
 		return keys{}, err
 	}
