@@ -80,7 +80,7 @@ func heardBy(nodes []*node, message string) int {
 func TestTwentyMembersWithLossFindEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newNetwork(t, 150*time.Millisecond)
-		net.loss = 0.1 // of packets and of streams
+		net.setLoss(0.1) // of packets and of streams
 		nodes := newMesh(net, 20, nil)
 		took := until(t, time.Minute, "20 members", func() bool {
 			for _, d := range nodes[1:] {

@@ -83,6 +83,7 @@ func (n *network) member(i int, change func(*Config)) *node {
 	d := &node{
 		id: testID(i), net: n, end: make(chan error, 1),
 		users: make(map[string]int), alive: make(map[trust.GatewayID]bool), metas: make(map[trust.GatewayID]string),
+		packet: ignore, stream: hangUp, // until it runs
 	}
 	n.mu.Lock()
 	n.nodes[d.id] = d
@@ -99,8 +100,10 @@ func (n *network) member(i int, change func(*Config)) *node {
 		n.tb.Fatal(err)
 	}
 	d.Gossip = g
+	d.mu.Lock()
 	d.packet = g.Packet
 	d.stream = func(from trust.GatewayID, c net.Conn) { g.Stream(context.Background(), from, c) }
+	d.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	d.stop = cancel
 	go func() { d.end <- g.Run(ctx) }()
@@ -110,16 +113,15 @@ func (n *network) member(i int, change func(*Config)) *node {
 
 // hostile adds a node whose record everybody has and that does what the test says.
 func (n *network) hostile(i int) *node {
-	d := &node{
-		id: testID(i), net: n,
-		packet: func(trust.GatewayID, []byte) {},
-		stream: func(_ trust.GatewayID, c net.Conn) { _ = c.Close() },
-	}
+	d := &node{id: testID(i), net: n, packet: ignore, stream: hangUp}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.nodes[d.id] = d
 	return d
 }
+
+func ignore(trust.GatewayID, []byte)       {}
+func hangUp(_ trust.GatewayID, c net.Conn) { _ = c.Close() }
 
 // halt stops a node, once or more.
 func (d *node) halt() {
@@ -141,6 +143,13 @@ func (n *network) setCut(f func(from, to trust.GatewayID) bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cut = f
+}
+
+// setLoss changes which part of packets and streams gets lost.
+func (n *network) setLoss(part float64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.loss = part
 }
 
 // passes decides about one packet or stream.
@@ -169,8 +178,9 @@ func (d *node) send(to trust.GatewayID, b []byte) error {
 	time.AfterFunc(d.net.delay, func() {
 		dst.mu.Lock()
 		dst.received++
+		receive := dst.packet
 		dst.mu.Unlock()
-		dst.packet(d.id, c)
+		receive(d.id, c)
 	})
 	return nil
 }
@@ -188,7 +198,10 @@ func (d *node) open(ctx context.Context, to trust.GatewayID) (net.Conn, error) {
 		return nil, ctx.Err()
 	}
 	ours, theirs := net.Pipe()
-	go dst.stream(d.id, theirs)
+	dst.mu.Lock()
+	serve := dst.stream
+	dst.mu.Unlock()
+	go serve(d.id, theirs)
 	return ours, nil
 }
 

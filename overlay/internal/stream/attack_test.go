@@ -132,7 +132,7 @@ func TestHandshakeRefusesWhoShowsNoIdentity(t *testing.T) {
 				time.Sleep(time.Second)
 				mustCount(t, b, "handshakes", 1)
 				mustCount(t, b, "accepted", 0)
-				if got := b.admit.strangers.taken; got != 0 {
+				if got := taken(b.admit.strangers); got != 0 {
 					t.Errorf("got %d places taken, want none", got)
 				}
 			})
@@ -194,7 +194,7 @@ func TestFirstStreamMustBeIntroductionOrEnrolment(t *testing.T) {
 				if got := len(b.Connected()); got != 0 {
 					t.Errorf("got %d peers, want none", got)
 				}
-				if got := b.admit.strangers.taken; got != 0 {
+				if got := taken(b.admit.strangers); got != 0 {
 					t.Errorf("got %d places taken, want none", got)
 				}
 			})
@@ -521,6 +521,8 @@ func record(t *testing.T, n *memnet, to *member) [][]byte {
 	a.halt(t)
 	n.setTap(nil)
 	time.Sleep(time.Minute) // until nothing of the connection is left
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	return r.packets
 }
 
@@ -585,6 +587,13 @@ func forged(first []byte, i int) []byte {
 	return b
 }
 
+// taken returns how many places of a pool are taken.
+func taken(p *pool) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.taken
+}
+
 // answers counts what an address sends to whom.
 type answers struct {
 	mu    sync.Mutex
@@ -602,6 +611,16 @@ func (a *answers) tap(server netip.AddrPort) func(from, to netip.AddrPort, b []b
 		}
 		return true
 	}
+}
+
+// total returns how many addresses got how many packets of how many bytes.
+func (a *answers) total() (addrs, packets, bytes int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, n := range a.count {
+		packets += n
+	}
+	return len(a.count), packets, a.bytes
 }
 
 func TestForgedFirstPacketsCostNothing(t *testing.T) {
@@ -635,10 +654,12 @@ func TestForgedFirstPacketsCostNothing(t *testing.T) {
 		if got := b.Counters()["handshakes"] - honest; got != 0 {
 			t.Errorf("got %d handshakes, want none", got)
 		}
-		if sent := packets * len(first); a.bytes > sent/4 {
-			t.Errorf("%d bytes in, %d bytes out", sent, a.bytes)
+		sent := packets * len(first)
+		answered, _, got := a.total()
+		if got > sent/4 {
+			t.Errorf("%d bytes in, %d bytes out", sent, got)
 		}
-		t.Logf("%d packets, %d sources answered, %d bytes for %d", packets, len(a.count), a.bytes, packets*len(first))
+		t.Logf("%d packets of %d bytes, %d sources answered with %d bytes", packets, sent, answered, got)
 		n.setTap(nil)
 		c := start(t, newKey(t), n.listen("192.0.2.3:7000"), nil)
 		if _, err := c.Introduce(t.Context(), b.addr); err != nil {
@@ -672,10 +693,7 @@ func TestOneSourceGetsFewAnswers(t *testing.T) {
 					n.send(netip.AddrPortFrom(netip.MustParseAddr(source(i)), 7000), b.addr, forged(first, i))
 					time.Sleep(time.Millisecond)
 				}
-				got := 0
-				for _, c := range a.count {
-					got += c
-				}
+				_, got, _ := a.total()
 				if got < 100 || got > 40+10*20+1 { // burst and 20 a second
 					t.Errorf("got %d answers in 10 s", got)
 				}
@@ -707,7 +725,7 @@ func TestForgedProvenAddressesCostLittle(t *testing.T) {
 			t.Errorf("honest gateway at a proven address: %v", err)
 		}
 		time.Sleep(time.Minute)
-		if got := b.admit.known.taken; got != 0 {
+		if got := taken(b.admit.known); got != 0 {
 			t.Errorf("got %d places taken a minute later, want none", got)
 		}
 	})
@@ -732,8 +750,8 @@ func TestOnlyVersionOneIsAnswered(t *testing.T) {
 		if got := b.Counters()["refused_packet"] - refused; got != 5 {
 			t.Errorf("got %d packets refused, want 5", got)
 		}
-		if a.bytes != 0 {
-			t.Errorf("got %d bytes of answers, want silence", a.bytes)
+		if _, _, got := a.total(); got != 0 {
+			t.Errorf("got %d bytes of answers, want silence", got)
 		}
 	})
 }

@@ -21,6 +21,8 @@ type conn struct {
 	identity trust.IdentityKey
 	ours     bool   // we dialled
 	serial   uint64 // order of registration
+
+	streams atomic.Int64 // in use, of both sides
 }
 
 // limited is a Stream with its limits.
@@ -30,12 +32,15 @@ type limited struct {
 	end   time.Time    // of the stream's life
 	left  atomic.Int64 // bytes that may still be read
 	count *counters
+	ended func() // called once, by Close
 
 	writing sync.Mutex // held while a Write is in quic-go, which forbids Close meanwhile
 }
 
-func newLimited(q *quic.Conn, s *quic.Stream, l Limit, count *counters) *limited {
-	st := &limited{s: s, q: q, end: time.Now().Add(l.Lifetime), count: count}
+func newLimited(c *conn, s *quic.Stream, l Limit, count *counters) *limited {
+	c.streams.Add(1)
+	st := &limited{s: s, q: c.q, end: time.Now().Add(l.Lifetime), count: count}
+	st.ended = sync.OnceFunc(func() { c.streams.Add(-1) })
 	st.left.Store(l.Bytes)
 	_ = s.SetDeadline(st.end) // never fails
 	return st
@@ -80,6 +85,7 @@ func (s *limited) CloseWrite() error {
 
 // Close ends both directions. What was written before still goes out, unless a Write is under way.
 func (s *limited) Close() error {
+	defer s.ended()
 	s.s.CancelRead(codeClosed)
 	if !s.writing.TryLock() {
 		s.s.CancelWrite(codeClosed)
@@ -155,21 +161,28 @@ func (t *Transport) yieldsTo(other trust.IdentityKey) bool {
 	return string(other[:]) < string(t.identity[:])
 }
 
-// drainLocked closes a replaced connection after a while, unless it became the current one again.
+// drainLocked closes a replaced connection when it has no streams any more, at
+// latest after drainLimit, unless it becomes the current one again.
 func (t *Transport) drainLocked(c *conn) {
 	t.wg.Go(func() {
-		timer := time.NewTimer(drainTimeout)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-c.q.Context().Done():
-			return
-		case <-t.done:
-			return
+		ticker := time.NewTicker(drainInterval)
+		defer ticker.Stop()
+		for range drainLimit / drainInterval {
+			select {
+			case <-ticker.C:
+			case <-c.q.Context().Done():
+				return
+			case <-t.done:
+				return
+			}
+			if !t.isDraining(c) {
+				return
+			}
+			if c.streams.Load() == 0 {
+				break
+			}
 		}
-		if t.isDraining(c) {
-			t.drop(c.q, codeReplaced, "replaced")
-		}
+		t.drop(c.q, codeReplaced, "replaced")
 	})
 }
 
@@ -274,7 +287,7 @@ func (t *Transport) serveStream(ctx context.Context, c *conn, s *quic.Stream) {
 		return
 	}
 	t.count.add(streamsServed)
-	st := newLimited(c.q, s, t.limit(typ[0]), &t.count)
+	st := newLimited(c, s, t.limit(typ[0]), &t.count)
 	handler(ctx, c.peer, st)
 	_ = st.Close() // the handler may have closed it
 }
@@ -293,7 +306,7 @@ func (t *Transport) openStream(ctx context.Context, c *conn, typ byte) (Stream, 
 	if err != nil {
 		return nil, err
 	}
-	st := newLimited(c.q, s, t.limit(typ), &t.count)
+	st := newLimited(c, s, t.limit(typ), &t.count)
 	if _, err := st.Write([]byte{typ}); err != nil {
 		return nil, errors.Join(err, st.Close())
 	}

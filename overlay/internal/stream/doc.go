@@ -14,8 +14,9 @@
 //
 // A connection is made when somebody asks for a stream, or by
 // [Transport.Introduce], and closes after a minute without traffic. The newer
-// connection wins. The one it replaces goes on for a few seconds, so that
-// streams in flight end well, and takes over again if the newer one dies. When
+// connection wins. The one it replaces goes on for some seconds, a minute at
+// most, until its streams have ended, and takes over again if the newer one
+// dies. When
 // two gateways dial each other at the same time, both connections would be the
 // newer one for somebody; then the dial of the smaller identity key stays and
 // the dialler of the other one closes it:

@@ -53,6 +53,11 @@ func (n *memnet) setTap(f func(from, to netip.AddrPort, b []byte) bool) {
 	n.tap = f
 }
 
+// silence loses everything that an address sends.
+func (n *memnet) silence(addr netip.AddrPort) {
+	n.setTap(func(from, _ netip.AddrPort, _ []byte) bool { return from != addr })
+}
+
 // send delivers a packet from any address, forged or not.
 func (n *memnet) send(from, to netip.AddrPort, b []byte) {
 	n.mu.Lock()

@@ -39,7 +39,8 @@ const (
 	enrolTimeout     = 30 * time.Second // life of a connection for enrolment (section 4)
 	openTimeout      = 10 * time.Second // until a peer lets us open one more stream
 	typeTimeout      = 10 * time.Second // until the first byte of a stream is there
-	drainTimeout     = 5 * time.Second  // life of a connection that was replaced
+	drainInterval    = 5 * time.Second  // between looks whether a connection that was replaced is out of use
+	drainLimit       = 60 * time.Second // life of a connection that was replaced: the longest that a stream lives
 	maxDials         = 64               // own dials in flight
 )
 

@@ -315,6 +315,7 @@ func TestNewerConnectionReplacesOlderWithoutBreakingStreams(t *testing.T) {
 		if _, err := a.Introduce(t.Context(), b.addr); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(4 * drainInterval) // its stream is still in use
 		if _, err := s.Write([]byte("late")); err != nil {
 			t.Fatal(err)
 		}
@@ -324,9 +325,36 @@ func TestNewerConnectionReplacesOlderWithoutBreakingStreams(t *testing.T) {
 		if got, err := io.ReadAll(s); err != nil || string(got) != "late" {
 			t.Errorf("stream of the connection just replaced: got %q, %v", got, err)
 		}
-		time.Sleep(drainTimeout + time.Second)
+		s.Close()
+		time.Sleep(drainInterval + time.Second)
 		if a, b := openConns(a), openConns(b); a != 1 || b != 1 {
 			t.Errorf("got %d and %d connections, want 1 and 1", a, b)
+		}
+	})
+}
+
+func TestReplacedConnectionLivesAMinuteAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newMemnet(10 * time.Millisecond)
+		long := map[byte]Limit{TypeAPI: {Lifetime: time.Hour, Bytes: 1 << 20}}
+		a := start(t, newKey(t), n.listen("192.0.2.1:7000"), func(c *Config) { c.Limits = long })
+		b := start(t, newKey(t), n.listen("192.0.2.2:7000"), func(c *Config) { c.Limits = long })
+		a.knows(b)
+		s, err := a.OpenStream(t.Context(), b.id, TypeAPI)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if _, err := a.Introduce(t.Context(), b.addr); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		for err == nil && time.Since(begin) < time.Hour { // it is in use all the time
+			_, err = s.Write([]byte("x"))
+			time.Sleep(time.Second)
+		}
+		if took := time.Since(begin); took > drainLimit+2*time.Second || took < drainLimit-2*time.Second {
+			t.Errorf("replaced connection lived %v, want %v", took, drainLimit)
 		}
 	})
 }
@@ -339,7 +367,7 @@ func TestRestartedPeerIsReachedAtOnce(t *testing.T) {
 		b := start(t, key, n.listen("192.0.2.2:7000"), nil)
 		a.knows(b)
 		a.mustAsk(t, t.Context(), b.id, []byte("x"))
-		n.setTap(func(from, _ netip.AddrPort, _ []byte) bool { return from != b.addr }) // b dies without a word
+		n.silence(b.addr) // b dies without a word
 		b.halt(t)
 		n.setTap(nil)
 		b = start(t, key, n.listen("192.0.2.2:7000"), nil)
@@ -368,7 +396,7 @@ func TestIntroductionReplacesADeadConnectionOfThePeer(t *testing.T) {
 			if _, err := b.Introduce(t.Context(), a.addr); err != nil {
 				t.Fatal(err)
 			}
-			n.setTap(func(from, _ netip.AddrPort, _ []byte) bool { return from != b.addr })
+			n.silence(b.addr)
 			b.halt(t)
 			n.setTap(nil)
 			b = start(t, peerKey, n.listen("192.0.2.2:7000"), nil)
