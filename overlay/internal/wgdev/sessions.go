@@ -27,6 +27,9 @@ type sessions struct {
 	own    trust.ExchangeKey
 	states func() (map[trust.ExchangeKey]*state, error)
 	wake   chan struct{} // capacity 1
+	// How long to wait for a handshake, on the side with the smaller key and
+	// on the other; not changed once something was wanted.
+	first, second time.Duration
 
 	mu     sync.Mutex                 // guards wanted
 	wanted map[trust.ExchangeKey]bool // true: throw the old session away
@@ -47,6 +50,8 @@ func newSessions(dev *device.Device, own trust.ExchangeKey, states func() (map[t
 		own:     own,
 		states:  states,
 		wake:    make(chan struct{}, 1),
+		first:   firstRetry,
+		second:  secondRetry,
 		wanted:  make(map[trust.ExchangeKey]bool),
 		pending: make(map[trust.ExchangeKey]*attempt),
 	}
@@ -146,9 +151,9 @@ func (s *sessions) retry(now time.Time) {
 
 func (s *sessions) wait(key trust.ExchangeKey) time.Duration {
 	if bytes.Compare(s.own[:], key[:]) < 0 {
-		return firstRetry
+		return s.first
 	}
-	return secondRetry
+	return s.second
 }
 
 // next is when the first attempt is due.

@@ -298,11 +298,11 @@ func TestWgIsNoObstacleToClose(t *testing.T) {
 						return
 					default:
 					}
-					_, _ = askSocketOnce(controlDir + "/pm0.sock") // fails while it closes
+					_ = askSocketOnce(controlDir + "/pm0.sock") // fails while it closes
 				}
 			})
 		}
-		if _, err := askSocketOnce(controlDir + "/pm0.sock"); err != nil {
+		if err := askSocketOnce(controlDir + "/pm0.sock"); err != nil {
 			t.Fatal(err)
 		}
 		closeDevice(t, d)
@@ -311,18 +311,17 @@ func TestWgIsNoObstacleToClose(t *testing.T) {
 	}
 }
 
-func askSocketOnce(path string) (string, error) {
+func askSocketOnce(path string) error {
 	conn, err := net.Dial("unix", path)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer conn.Close()
 	if _, err := io.WriteString(conn, "get=1\n\n"); err != nil {
-		return "", err
+		return err
 	}
-	b := make([]byte, 1<<16)
-	n, err := conn.Read(b)
-	return string(b[:n]), err
+	_, err = conn.Read(make([]byte, 1))
+	return err
 }
 
 func TestControlSocketThatCannotBeMadeIsNoObstacle(t *testing.T) {
