@@ -39,18 +39,19 @@ func (m *Mesh) introduceLoop(ctx context.Context) error {
 // introduceAll introduces this gateway at all addresses and waits for the last.
 func (m *Mesh) introduceAll(ctx context.Context, addrs []netip.AddrPort) {
 	var wg sync.WaitGroup
+	defer wg.Wait()
 	slots := make(chan struct{}, introduceMany)
 	for _, addr := range addrs {
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
+			return
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
 			m.introduceOnce(ctx, addr)
 		})
 	}
-	wg.Wait()
 }
 
 // introduceOnce dials an address; when somebody answers, both sides know each

@@ -50,6 +50,7 @@ type Mesh struct {
 	republish   chan struct{} // capacity 1: the own record is old
 	newcomer    chan struct{} // capacity 1: others should hear of a gateway that introduced itself
 	applied     atomic.Pointer[applied]
+	stored      [][]byte // records of the run before; nil once they are loaded
 
 	publishing sync.Mutex // held from a sequence number to its record in the book
 
@@ -168,9 +169,7 @@ func open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	if err := m.publishFirst(); err != nil {
 		return nil, err
 	}
-	if err := m.loadRecords(); err != nil {
-		return nil, err
-	}
+	m.loadRecords()
 	return m, m.apply(ctx)
 }
 

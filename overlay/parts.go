@@ -37,6 +37,9 @@ func (m *Mesh) openState() error {
 			return fmt.Errorf("%s: %w: %w", fileRevocations, err, ErrStateCorrupt)
 		}
 	}
+	if m.stored, err = loadList(store, fileRecords); err != nil {
+		return err
+	}
 	if m.seq, err = openSequence(store); err != nil {
 		return err
 	}
@@ -70,16 +73,12 @@ func (m *Mesh) openState() error {
 
 // loadRecords offers the stored records, after every part is there that hears
 // of accepted ones.
-func (m *Mesh) loadRecords() error {
-	raws, err := loadList(m.cfg.Store, fileRecords)
-	if err != nil {
-		return err
-	}
-	for _, raw := range raws {
+func (m *Mesh) loadRecords() {
+	for _, raw := range m.stored {
 		// One that has expired since is refused, and that is all.
 		_, _ = m.offer(raw, "disk")
 	}
-	return nil
+	m.stored = nil
 }
 
 func (m *Mesh) openPort(ctx context.Context) (err error) {

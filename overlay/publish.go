@@ -89,14 +89,13 @@ func (m *Mesh) publishFirst() error {
 	if !errors.Is(err, errSequenceExhausted) {
 		return err
 	}
-	raws, loadErr := loadList(m.cfg.Store, fileRecords)
-	for _, raw := range raws {
+	for _, raw := range m.stored {
 		if r, putErr := m.book.PutOwn(raw, m.now()); putErr == nil {
 			m.published = r
 			return nil
 		}
 	}
-	return errors.Join(err, loadErr)
+	return err
 }
 
 // draftLocked is the record as it would be published now, without sequence.
