@@ -134,15 +134,15 @@ func (b *Book) seen(sum [32]byte, now time.Time) (Verdict, *Record) {
 	return Known, e.record
 }
 
-// newerThan returns the stored record of a gateway other than this one if r is
-// older, before a signature of r is looked at: whoever replays old records, or
-// forges them, buys no public-key work.
+// newerThan returns the stored record of a gateway if r is older, before a
+// signature of r is looked at: whoever replays old records, or forges them, buys
+// no public-key work.
 func (b *Book) newerThan(r *Record) *Record {
 	id := trust.IDOf(b.root.ID(), r.Chain.Certificate.Identity)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.entries[id]
-	if e == nil || id == b.self || r.Order().Compare(e.record.Order()) >= 0 {
+	if e == nil || r.Order().Compare(e.record.Order()) >= 0 {
 		return nil
 	}
 	return e.record

@@ -478,10 +478,16 @@ func TestTombstonesStayUntilTheCertificateEnds(t *testing.T) {
 		t.Errorf("%v expired early", got)
 	}
 	mustHave(t, b, own, tombstone)
+	if v, _, _ := b.Offer(g.sign(t, 2, left, func(r *Record) { r.Software = "other" }), now); v != Lost && v != Conflict || len(b.Equivocations()) != 1 {
+		t.Error("no proof")
+	}
 	if got := b.Expire(end.Add(1)); !slices.Equal(got, []trust.GatewayID{g.id()}) {
 		t.Errorf("%v expired", got)
 	}
 	mustHave(t, b, own) // its own is for its gateway to renew
+	if len(b.Equivocations()) != 0 {
+		t.Error("the proof outlives the certificate")
+	}
 	mustOffer(t, b, end.Add(1), Refused, tombstone)
 }
 

@@ -184,6 +184,7 @@ func TestVerifyRefusesAttackers(t *testing.T) {
 		"record of another mesh":           {foreign.newGateway(t, 1).sign(t, 7), trust.ErrSignature},
 		"prefix of another site":           {g.sign(t, 7, announce("10.0.2.0/24")), trust.ErrGrant},
 		"prefix wider than the grant":      {g.sign(t, 7, announce("10.0.0.0/23")), trust.ErrGrant},
+		"wider, with the same address":     {g.sign(t, 7, announce("fd10::/47")), trust.ErrGrant},
 		"everything":                       {g.sign(t, 7, announce("10.0.0.0/8")), trust.ErrGrant},
 		"default route":                    {g.sign(t, 7, announce("0.0.0.0/0")), trust.ErrGrant},
 		"default route of IPv6":            {g.sign(t, 7, announce("::/0")), trust.ErrGrant},

@@ -70,7 +70,7 @@ func TestOfTwoBodiesThatWaitTheSmallerHashIsTaken(t *testing.T) {
 	for _, first := range []int{0, 1} {
 		b, g := newExhausted(t)
 		raws := [][]byte{g.sign(t, 30), g.sign(t, 30, func(r *Record) { r.Software = "other" })}
-		b.Offer(raws[first], now)
+		mustOffer(t, b, now, Limited, raws[first])
 		if v, _, err := b.Offer(raws[1-first], now); v != Limited || err != nil {
 			t.Errorf("second body: got %v, %v, want %v", v, err, Limited)
 		}
@@ -106,4 +106,27 @@ func TestWaitingRecordGivesWayToANewHolderOfItsName(t *testing.T) {
 	if v, r, _ := b.Offer(g.sign(t, 20), later); v != Older || r.ID != renamed.id() {
 		t.Errorf("record that waited: got %v, want %v", v, Older)
 	}
+}
+
+// TestWaitingRecordWithATakenNameIsForgotten has a gateway change its name in
+// the record that waits, to one that another gateway gets meanwhile.
+func TestWaitingRecordWithATakenNameIsForgotten(t *testing.T) {
+	b, g := newExhausted(t)
+	stored, _ := b.Get(g.id())
+	c := certificate(1)
+	c.Gateway, c.Generation = "wanted", 2
+	g.certify(t, g.world.org, newKey("org"), c)
+	renamed := g.sign(t, 1)
+	mustOffer(t, b, now, Limited, renamed)
+	c = certificate(2)
+	c.Gateway, c.Generation = "wanted", 3
+	holder := mustOffer(t, b, now, Accepted, g.world.newGatewayBy(t, g.world.org, newKey("org"), c).sign(t, 1))
+	later := now.Add(time.Second)
+	if got := b.Ripe(later); len(got) != 0 {
+		t.Errorf("ripe: got %v, want nothing", got)
+	}
+	if r := mustOffer(t, b, later, Older, renamed); r != holder {
+		t.Errorf("Older because of %v, want the holder of the name", r.ID)
+	}
+	mustHave(t, b, stored.Raw, holder.Raw)
 }

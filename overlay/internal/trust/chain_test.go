@@ -221,6 +221,25 @@ func TestDefaultRangesAllowNoDefaultGrant(t *testing.T) {
 	}
 }
 
+// TestGrantMayNotBeginInARangeAndReachBeyond is about prefixes whose first
+// address lies in the range.
+func TestGrantMayNotBeginInARangeAndReachBeyond(t *testing.T) {
+	w := newWorld(t)
+	d := w.delegate(t, Delegation{
+		Kind: KindIssuer, Number: 9, Key: public(newKey("issuer")), Ranges: prefixes("10.2.0.0/16", "fd10::/32"),
+		NotBefore: day0, NotAfter: day0.Add(365 * day),
+	})
+	for p, want := range map[string]error{
+		"10.2.0.0/16": nil, "10.2.0.0/15": ErrChain, "10.2.0.0/17": nil, "fd10::/31": ErrChain, "fd10::/33": nil,
+	} {
+		c := w.certificate()
+		c.Grants = []Grant{{netip.MustParsePrefix(p), 1}}
+		if err := w.root.VerifyChain(w.chainBy(t, c, d, newKey("issuer")), day0.Add(2*day)); !errors.Is(err, want) {
+			t.Errorf("%s: got %v, want %v", p, err, want)
+		}
+	}
+}
+
 func TestChainWithForgedLinksIsRefused(t *testing.T) {
 	w, foreign := newWorld(t), newNamedWorld(t, "foreign")
 	now := day0.Add(2 * day)

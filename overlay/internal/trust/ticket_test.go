@@ -154,6 +154,23 @@ func TestTicketIsRefusedOnceAnythingIsChanged(t *testing.T) {
 	}
 }
 
+// TestTicketHasOneText changes the bits of the last character that no byte of
+// the ticket is in.
+func TestTicketHasOneText(t *testing.T) {
+	w := newWorld(t)
+	for _, gateway := range []string{"gw-a-1", "gw-a-10", "gw-a-100"} { // all three remainders of the length
+		ticket := w.ticket(t)
+		ticket.Gateway = gateway
+		text := w.ticketText(t, ticket)
+		for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_" {
+			other := text[:len(text)-1] + string(c)
+			if _, err := ParseTicket(other); (err == nil) != (other == text) {
+				t.Errorf("%d characters, the last of which is %c instead of %c: %v", len(text), c, text[len(text)-1], err)
+			}
+		}
+	}
+}
+
 // TestTicketErrorsKeepTheSecret lets no part of a text into an error, since
 // errors go to logs.
 func TestTicketErrorsKeepTheSecret(t *testing.T) {
