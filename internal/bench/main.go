@@ -1,8 +1,8 @@
 //go:build linux
 
 // Bench measures LAN to LAN through two gateways: meshd beside the plain
-// wireguard-go program, OpenVPN and no tunnel, interleaved in one run, and
-// writes the tables of docs/performance.md.
+// wireguard-go program, OpenVPN and no tunnel, interleaved in one run, and our
+// Bind beside the library's. It writes the tables of docs/performance.md.
 package main
 
 import (
@@ -15,112 +15,146 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/planetmesh/planetmesh/internal/cli"
 	"github.com/planetmesh/planetmesh/internal/netlab"
 )
 
 func main() {
 	if err := netlab.Elevate(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+		cli.Print(os.Stderr, err)
+		os.Exit(cli.ExitFailed)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		stop()
-		os.Exit(1)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	if errors.Is(err, flag.ErrHelp) {
+		return // the flag set has printed it
 	}
-}
-
-// options are what the command line says.
-type options struct {
-	rounds   int
-	duration time.Duration
-	out      string
-	bind     bool
+	cli.Print(os.Stderr, err)
+	stop()
+	os.Exit(cli.ExitCode(err))
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
-	var o options
-	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.IntVar(&o.rounds, "rounds", 5, "rounds over all variants")
-	flags.DurationVar(&o.duration, "duration", 2*time.Second, "length of one throughput measurement")
-	flags.StringVar(&o.out, "out", "docs/performance.md", "file whose generated part is replaced; empty: none")
-	flags.BoolVar(&o.bind, "bind", true, "compare our Bind with the library's as well")
-	if err := flags.Parse(args); err != nil {
+	o, err := parse(args)
+	if err != nil {
 		return err
 	}
-	for _, program := range []string{"openvpn", "wg", "ping", "nft", "ip"} {
-		if _, err := exec.LookPath(program); err != nil {
-			return fmt.Errorf("%s is missing; make deps installs it", program)
+	if err := installed(o.variants); err != nil {
+		return err
+	}
+	if o.out != "" { // now, not after minutes
+		if _, err := replaceGenerated(o.out, ""); err != nil {
+			return err
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, o.limit())
+	defer cancel()
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	programs, err := build(ctx, dir)
+	fmt.Fprintln(out, "building the programs")
+	p, err := build(ctx, dir, o)
 	if err != nil {
 		return err
 	}
-	results, err := measureAll(ctx, o, variants(programs), out)
-	if err != nil {
+	r := report{options: o, machine: machine(), day: time.Now().UTC()}
+	if r.results, err = measureAll(ctx, o, p, out); err != nil {
 		return err
 	}
-	report := report{options: o, machine: machine(), results: results}
 	if o.bind {
-		if report.bind, err = measureBind(ctx, out); err != nil {
+		if r.bind, err = measureBind(ctx, o, p.bind, out); err != nil {
 			return err
 		}
 	}
-	text := report.markdown()
-	fmt.Fprintln(out, text)
+	text := r.markdown()
+	fmt.Fprintf(out, "\n%s\n", text)
 	if o.out == "" {
 		return nil
 	}
-	return replaceGenerated(o.out, text)
+	changed, err := replaceGenerated(o.out, text)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.out, changed, 0o644)
 }
 
 // measureAll goes round after round over all variants, each time beginning
 // with another one, so that a machine that changes its speed treats all alike.
-func measureAll(ctx context.Context, o options, all []variant, out io.Writer) (map[string][]sample, error) {
+func measureAll(ctx context.Context, o options, p programs, out io.Writer) (map[string][]sample, error) {
 	results := make(map[string][]sample)
 	for round := range o.rounds {
-		for i := range all {
-			v := all[(round+i)%len(all)]
-			s, err := measure(ctx, v, o.duration)
+		for i := range o.variants {
+			name := o.variants[(round+i)%len(o.variants)]
+			s, err := measure(ctx, variants[name], p, o.duration)
 			if err != nil {
-				return nil, fmt.Errorf("round %d, %s: %w", round+1, v.name, err)
+				return nil, fmt.Errorf("round %d, %s: %w", round+1, name, err)
 			}
-			results[v.name] = append(results[v.name], s)
-			fmt.Fprintf(out, "round %d/%d  %-12s %s\n", round+1, o.rounds, v.name, s)
+			results[name] = append(results[name], s)
+			fmt.Fprintf(out, "round %d/%d  %-12s  %s\n", round+1, o.rounds, name, s)
 		}
 	}
 	return results, nil
 }
 
-// build compiles meshd and the wireguard-go program of the module that meshd
-// uses.
-func build(ctx context.Context, dir string) (programs, error) {
-	p := programs{meshd: filepath.Join(dir, "meshd"), wireguard: filepath.Join(dir, "wireguard-go")}
-	for path, pkg := range map[string]string{
-		p.meshd:     "github.com/planetmesh/planetmesh/meshd",
-		p.wireguard: "golang.zx2c4.com/wireguard",
-	} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, pkg)
+// installed says which program of the machine is missing.
+func installed(chosen []string) error {
+	need := []string{"ip", "nft", "ping"}
+	if slices.Contains(chosen, wireguard) {
+		need = append(need, "wg")
+	}
+	if slices.Contains(chosen, openvpn) {
+		need = append(need, "openvpn")
+	}
+	var missing []string
+	for _, program := range need {
+		if _, err := exec.LookPath(program); err != nil {
+			missing = append(missing, program)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return cli.Hint(fmt.Errorf("not installed: %s", strings.Join(missing, ", ")), "make deps")
+}
+
+// programs are the built ones, as paths; empty means not needed.
+type programs struct{ meshd, wireguard, bind string }
+
+// build compiles meshd, the wireguard-go program of the module version that
+// meshd uses too, both in the same way, and the benchmark of the Bind.
+func build(ctx context.Context, dir string, o options) (programs, error) {
+	var p programs
+	compile := func(to *string, name string, args ...string) error {
+		*to = filepath.Join(dir, name)
+		cmd := exec.CommandContext(ctx, "go", append([]string{args[0], "-trimpath", "-o", *to}, args[1:]...)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := cmd.CombinedOutput(); err != nil {
-			return p, fmt.Errorf("build %s: %w: %s", pkg, err, text)
+			return fmt.Errorf("go %s: %w: %s", strings.Join(args, " "), err, text)
+		}
+		return nil
+	}
+	if slices.Contains(o.variants, meshd) {
+		if err := compile(&p.meshd, "meshd", "build", "github.com/planetmesh/planetmesh/meshd"); err != nil {
+			return p, err
+		}
+	}
+	if slices.Contains(o.variants, wireguard) {
+		if err := compile(&p.wireguard, "wireguard-go", "build", "golang.zx2c4.com/wireguard"); err != nil {
+			return p, err
+		}
+	}
+	if o.bind {
+		if err := compile(&p.bind, "link.test", "test", "-c", bindPackage); err != nil {
+			return p, err
 		}
 	}
 	return p, nil
 }
-
-// programs are the built ones.
-type programs struct{ meshd, wireguard string }
-
-var errNoAnswer = errors.New("the far host does not answer")

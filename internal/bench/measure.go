@@ -6,97 +6,121 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/planetmesh/planetmesh/internal/netlab"
-	"github.com/planetmesh/planetmesh/internal/netlab/meshlab"
 )
 
 // sample is what one round measured of one variant.
 type sample struct {
-	rate     map[string]float64 // bit/s, by the names of flows
+	rate     [len(flows)]float64 // bit/s
 	rttMed   time.Duration
 	rttP99   time.Duration
-	cpuPerGB float64 // processor seconds of both tunnel processes for each 10^9 bytes
+	cpuPerGB float64 // processor seconds of all tunnel processes for each 10^9 bytes; 0 without processes
+}
+
+// flows are the throughput measurements of a round. The host of site 1 sends
+// in those that are not reversed.
+var flows = [...]struct {
+	name    string
+	streams int
+	reverse bool
+}{
+	{"1 stream →", 1, false},
+	{"1 stream ←", 1, true},
+	{"4 streams →", 4, false},
+	{"4 streams ←", 4, true},
+}
+
+// total is the sum over all flows.
+func (s sample) total() float64 {
+	sum := 0.0
+	for _, r := range s.rate {
+		sum += r
+	}
+	return sum
 }
 
 // String is one line of progress.
 func (s sample) String() string {
 	var b strings.Builder
-	for _, f := range flows {
-		fmt.Fprintf(&b, "%s %.2f Gbit/s  ", f.name, s.rate[f.name]/1e9)
+	for i, f := range flows {
+		fmt.Fprintf(&b, "%s %.2f  ", f.name, s.rate[i]/1e9)
 	}
-	fmt.Fprintf(&b, "rtt %v  cpu %.2f s/GB", s.rttMed, s.cpuPerGB)
+	fmt.Fprintf(&b, "Gbit/s  rtt %v  cpu %.2f s/GB", s.rttMed, s.cpuPerGB)
 	return b.String()
 }
 
-// flows are the throughput measurements of a round. From is a host of site 10.
-var flows = []struct {
-	name    string
-	streams int
-	reverse bool
-}{
-	{"1 →", 1, false},
-	{"1 ←", 1, true},
-	{"4 →", 4, false},
-	{"4 ←", 4, true},
-}
-
-// The two hosts between which everything is measured.
-const (
-	near = "master01"
-	far  = "node01"
-)
-
-// measure builds a world, connects its LANs in one way and measures.
-func measure(ctx context.Context, v variant, duration time.Duration) (_ sample, err error) {
-	lab, err := meshlab.Start(ctx, topology(v.forward), v.meshd)
-	if err != nil {
-		return sample{}, err
-	}
-	defer func() { err = errors.Join(err, lab.Close()) }()
+// measure builds a world, connects its LANs in one way, and measures.
+func measure(ctx context.Context, v variant, p programs, duration time.Duration) (s sample, err error) {
 	up, cancel := context.WithTimeout(ctx, upTimeout)
 	defer cancel()
-	processes, err := v.up(up, lab)
+	b, err := v.open(up, p)
+	if b.world != nil {
+		defer func() { err = errors.Join(err, b.world.Close()) }()
+	}
 	if err != nil {
-		return sample{}, err
+		return s, fmt.Errorf("%w%s", err, b.logs())
 	}
-	w := lab.World()
-	if _, err := w.Host(near).Ping(up, w.Host(far).Addr()); err != nil {
-		return sample{}, fmt.Errorf("%w: %w", errNoAnswer, err)
+	if len(b.processes) != v.processes {
+		return s, fmt.Errorf("%d tunnel processes, not %d", len(b.processes), v.processes)
 	}
-	s := sample{rate: make(map[string]float64)}
-	if s.rttMed, s.rttP99, err = roundTrips(ctx, w); err != nil {
-		return sample{}, err
+	if _, err := b.world.Host(near).Ping(up, b.world.Host(far).Addr()); err != nil {
+		return s, fmt.Errorf("%s does not answer %s: %w%s", far, near, err, b.logs())
 	}
-	before, err := cpu(processes)
-	if err != nil {
-		return sample{}, err
+	if s.rttMed, s.rttP99, err = roundTrips(ctx, b.world); err != nil {
+		return s, err
 	}
-	var bytes int64
-	for _, f := range flows {
-		t, err := w.Throughput(ctx, netlab.ThroughputOptions{From: near, To: far, Streams: f.streams, Reverse: f.reverse, Duration: duration})
-		if err != nil {
-			return sample{}, err
-		}
-		s.rate[f.name] = t.BitsPerSecond()
-		bytes += t.Bytes
+	if err := b.throughput(ctx, duration, &s); err != nil {
+		return s, fmt.Errorf("%w%s", err, b.logs())
 	}
-	after, err := cpu(processes)
-	if err != nil {
-		return sample{}, err
-	}
-	s.cpuPerGB = (after - before).Seconds() / (float64(bytes) / 1e9)
 	return s, nil
 }
 
+// throughput measures all flows and the processor time that they cost.
+func (b bed) throughput(ctx context.Context, duration time.Duration, s *sample) error {
+	before, err := b.cpu()
+	if err != nil {
+		return err
+	}
+	var bytes int64
+	for i, f := range flows {
+		t, err := b.world.Throughput(ctx, netlab.ThroughputOptions{From: near, To: far, Streams: f.streams, Reverse: f.reverse, Duration: duration})
+		if err != nil {
+			return err
+		}
+		if t.Bytes == 0 {
+			return fmt.Errorf("%s: nothing arrived", f.name)
+		}
+		s.rate[i] = t.BitsPerSecond()
+		bytes += t.Bytes
+	}
+	after, err := b.cpu()
+	if err != nil {
+		return err
+	}
+	n, err := b.fragments()
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		return fmt.Errorf("the gateways made %d fragments: the MTU is wrong", n)
+	}
+	if len(b.processes) > 0 && after == before {
+		return errors.New("the tunnel processes did nothing: packets take another way")
+	}
+	s.cpuPerGB = (after - before).Seconds() / (float64(bytes) / 1e9)
+	return nil
+}
+
 // cpu is the processor time that the processes have used so far.
-func cpu(processes []*netlab.Process) (time.Duration, error) {
+func (b bed) cpu() (time.Duration, error) {
 	var sum time.Duration
-	for _, p := range processes {
+	for _, p := range b.processes {
 		t, err := p.CPU()
 		if err != nil {
 			return 0, err
@@ -106,33 +130,100 @@ func cpu(processes []*netlab.Process) (time.Duration, error) {
 	return sum, nil
 }
 
-// pings is how many round trips are measured, 10 ms apart.
-const pings = 200
+// fragments is how many the gateways have made out of packets that were too
+// long.
+func (b bed) fragments() (sum int, err error) {
+	for _, s := range sides() {
+		err := b.world.Host(s.host).Do(func() error {
+			// Of this thread, which Do has moved to the host.
+			text, err := os.ReadFile("/proc/thread-self/net/snmp")
+			if err != nil {
+				return err
+			}
+			n, err := parseFragments(string(text))
+			sum += n
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	return sum, nil
+}
 
-// roundTrips returns median and 99th percentile of real pings.
-func roundTrips(ctx context.Context, w *netlab.World) (median, p99 time.Duration, err error) {
+// parseFragments reads FragCreates of IPv4 out of /proc/net/snmp, where a line
+// of names precedes a line of values.
+func parseFragments(text string) (int, error) {
+	var names []string
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != "Ip:" {
+			continue
+		}
+		if names == nil {
+			names = fields
+			continue
+		}
+		if i := slices.Index(names, "FragCreates"); i > 0 && i < len(fields) {
+			return strconv.Atoi(fields[i])
+		}
+	}
+	return 0, errors.New("no FragCreates in the kernel's statistics")
+}
+
+// logs is the end of what the processes wrote, for errors.
+func (b bed) logs() string {
+	const most = 1000
+	var out strings.Builder
+	for _, p := range b.processes {
+		if l := strings.TrimSpace(p.Log()); l != "" {
+			fmt.Fprintf(&out, "\n%s", l[max(0, len(l)-most):])
+		}
+	}
+	return out.String()
+}
+
+// Round trips: how many, and how long all of them may take.
+const (
+	pings       = 100
+	pingTimeout = 20 * time.Second
+)
+
+// roundTrips returns median and 99th percentile of real pings, 10 ms apart.
+func roundTrips(ctx context.Context, w *netlab.World) (med, p99 time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
 	text, err := w.Host(near).Run(ctx, "ping", "-n", "-c", strconv.Itoa(pings), "-i", "0.01", w.Host(far).Addr().String())
 	if err != nil {
 		return 0, 0, err
 	}
 	rtts := parsePings(text)
-	if len(rtts) < pings*9/10 {
+	if len(rtts) != pings {
 		return 0, 0, fmt.Errorf("%d of %d pings were answered", len(rtts), pings)
 	}
-	slices.Sort(rtts)
-	return rtts[len(rtts)/2], rtts[len(rtts)*99/100], nil
+	return percentile(rtts, 50), percentile(rtts, 99), nil
+}
+
+// percentile is the smallest value that at least p percent of all do not
+// exceed; of an empty list it is zero.
+func percentile(v []time.Duration, p int) time.Duration {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Sorted(slices.Values(v))
+	return v[max((len(v)*p+99)/100, 1)-1]
 }
 
 // parsePings reads the round-trip times out of ping's output.
 func parsePings(text string) []time.Duration {
 	var out []time.Duration
 	for line := range strings.Lines(text) {
-		_, rest, ok := strings.Cut(line, "time=")
+		_, rest, ok := strings.Cut(line, " time=")
 		if !ok {
 			continue
 		}
-		ms, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-		if err == nil {
+		number, _, _ := strings.Cut(rest, " ")
+		if ms, err := strconv.ParseFloat(number, 64); err == nil {
 			out = append(out, time.Duration(ms*float64(time.Millisecond)))
 		}
 	}
