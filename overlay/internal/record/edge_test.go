@@ -21,7 +21,10 @@ func TestSoftwareMayFillItsLimits(t *testing.T) {
 func TestRecordThatLostARaceIsNotTakenIn(t *testing.T) {
 	w := newWorld(t)
 	b, g := NewBook(w.root, w.newGateway(t, 0).id()), w.newGateway(t, 1)
-	late := g.recordAt(t, g.sign(t, 1))
+	late, err := Verify(w.root, g.sign(t, 1), now)
+	if err != nil {
+		t.Fatal(err)
+	}
 	newest := mustOffer(t, b, now, Accepted, g.sign(t, 2))
 	v, r, err := b.takeLocked(late, now)
 	if v != Older || r != newest || err != nil {
