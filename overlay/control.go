@@ -97,7 +97,9 @@ func (m *Mesh) openSessions(had, want engine.Desired) {
 func (m *Mesh) overlayRoutes(d engine.Desired) []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range d.Peers {
-		out = append(out, netip.PrefixFrom(p.Overlay, 128))
+		if p.Overlay.IsValid() {
+			out = append(out, netip.PrefixFrom(p.Overlay, 128))
+		}
 	}
 	return out
 }
@@ -143,8 +145,8 @@ func (m *Mesh) localPrefixes(all []engine.Announcement) []engine.Local {
 			continue
 		}
 		for _, r := range a.Routes {
-			if reason, collides := m.host.collision(r.Prefix); collides {
-				out = append(out, engine.Local{Prefix: r.Prefix, Reason: reason})
+			if with, reason, collides := m.host.collision(r.Prefix); collides {
+				out = append(out, engine.Local{Prefix: with, Reason: reason})
 			}
 		}
 		if path, ok := m.prover.Path(a.ID); ok {

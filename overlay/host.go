@@ -20,8 +20,9 @@ type host interface {
 	candidates() []netip.Addr
 	// onLink reports whether addr is in a network that this host is plugged into.
 	onLink(addr netip.Addr) bool
-	// collision says what on this host a route for p would get in the way of.
-	collision(p netip.Prefix) (reason string, collides bool)
+	// collision says what on this host a route for p would get in the way of,
+	// and why it matters.
+	collision(p netip.Prefix) (with netip.Prefix, reason string, collides bool)
 	// apply makes the host carry packets as wanted.
 	apply(ctx context.Context, want hostState) error
 	// watch wakes the mesh when addresses or routes of the host change.
@@ -124,12 +125,12 @@ func (h *kernelHost) onLink(addr netip.Addr) bool {
 	return false
 }
 
-func (h *kernelHost) collision(p netip.Prefix) (string, bool) {
+func (h *kernelHost) collision(p netip.Prefix) (netip.Prefix, string, bool) {
 	r, collides := h.seen().Collision(p)
 	if !collides {
-		return "", false
+		return netip.Prefix{}, "", false
 	}
-	return fmt.Sprintf("collides with %v on %s of this host", r.Prefix, r.Interface), true
+	return r.Prefix, fmt.Sprintf("collides with %v on %s of this host", r.Prefix, r.Interface), true
 }
 
 func (h *kernelHost) apply(ctx context.Context, want hostState) error {
@@ -223,8 +224,10 @@ func (h *quietHost) candidates() []netip.Addr {
 }
 
 // onLink reports true: without a look at the host's networks nothing is ruled out.
-func (h *quietHost) onLink(netip.Addr) bool                 { return true }
-func (h *quietHost) collision(netip.Prefix) (string, bool)  { return "", false }
+func (h *quietHost) onLink(netip.Addr) bool { return true }
+func (h *quietHost) collision(netip.Prefix) (netip.Prefix, string, bool) {
+	return netip.Prefix{}, "", false
+}
 func (h *quietHost) apply(context.Context, hostState) error { return nil }
 func (h *quietHost) watch(ctx context.Context) error        { <-ctx.Done(); return nil }
 func (h *quietHost) close() error                           { return nil }
