@@ -57,7 +57,7 @@ func TestSettingsKeepTheirPromises(t *testing.T) {
 		if got := deaths.Load(); got != 0 {
 			t.Errorf("with 10 %% loss: got %d false deaths in 3 minutes", got)
 		}
-		victim := nodes[40]
+		victim := nodes[n-3]
 		victim.crash()
 		took = until(t, 90*time.Second, "crash noticed", func() bool { return deaths.Load() >= n-1 })
 		t.Logf("crash noticed by all after %v", took)
