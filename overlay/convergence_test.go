@@ -51,6 +51,9 @@ func (w *world) stop() {
 			}
 		}
 	}
+	// A probe that memberlist had under way ends with its own timeout, and a
+	// bubble must not end before its goroutines.
+	time.Sleep(10 * time.Second) // virtual
 }
 
 // newWorld founds a mesh of n gateways, each of a site of its own, and starts

@@ -221,7 +221,7 @@ func measure() resources {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return resources{goroutines: runtime.NumGoroutine(), heap: m.HeapAlloc}
+	return resources{goroutines: len(bubble()), heap: m.HeapAlloc}
 }
 
 // flood sends a datagram from each of n forged sources to gateway 0.
@@ -357,7 +357,7 @@ func TestReplayedIntroductionBeginsNothing(t *testing.T) {
 		var record tap
 		host := w.network.Host(underlay(2))
 		m.runOn(host, overlay.DefaultPort, record.on(host))
-		w.mustAdmit(m, 1)
+		w.mustAdmit(m)
 		recorded := record.to(endpoint(0))
 		m.stop()
 		time.Sleep(time.Minute) // virtual: the connection and its token are over
@@ -480,7 +480,7 @@ func TestForgedDeathInGossipCostsNoRouteAndNoPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, m := newSiege(t, 4)
 		defer w.end(m)
-		w.mustAdmit(m, 1)
+		w.mustAdmit(m)
 		victim := mustID(t, w.meshes[1])
 		before := w.pictures()
 		events := []<-chan overlay.Event{w.meshes[0].Watch(t.Context()), w.meshes[2].Watch(t.Context())}
