@@ -407,7 +407,7 @@ func TestRecordsThatMustNotBeBelievedChangeNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, m := newSiege(t, 4)
 		defer w.end(m)
-		w.mustAdmit(m, 1)
+		w.mustAdmit(m)
 		for name, raw := range w.lies(m) {
 			w.mustRefuse(m, name, raw)
 		}
@@ -416,11 +416,11 @@ func TestRecordsThatMustNotBeBelievedChangeNothing(t *testing.T) {
 
 // mustAdmit makes the attacker a peer of all running gateways, with an honest
 // record.
-func (w *world) mustAdmit(m *attacker, sequence uint64) {
+func (w *world) mustAdmit(m *attacker) {
 	w.t.Helper()
 	for i, mesh := range w.meshes {
 		if mesh != nil {
-			m.mustIntroduce(endpoint(i), m.sign(m.draft(sequence)))
+			m.mustIntroduce(endpoint(i), m.sign(m.draft(1)))
 		}
 	}
 	w.until(30*time.Second, "attacker is a peer", func() bool {
@@ -578,7 +578,7 @@ func TestOverlappingGrantOfAnotherSiteIsAConflictThatTheLowerNumberWins(t *testi
 		defer w.end(m)
 		say := func(prefix string, number, generation uint64) {
 			m.chain = w.issue(m, prefix, number, generation)
-			w.mustAdmit(m, 1)
+			w.mustAdmit(m)
 		}
 		// A later grant of a part: the route stays with the earlier owner, and the
 		// part is not installed, though it is longer.
@@ -683,7 +683,7 @@ func TestVictimsWireGuardKeyPublishedLaterGainsNothing(t *testing.T) {
 				defer w.end(m)
 				w.start(victim)
 				// M is an honest peer first: its path is proven, its route installed.
-				w.mustAdmit(m, 1)
+				w.mustAdmit(m)
 				r := m.draft(2)
 				r.WireGuard = trust.ExchangeKey(mustExchangeKey(t, w.stores[victim], "wireguard.key").PublicKey().Bytes())
 				if previous {
@@ -714,7 +714,7 @@ func TestEquivocationEndsWithOneRecordEverywhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, m := newSiege(t, 5)
 		defer w.end(m)
-		w.mustAdmit(m, 1)
+		w.mustAdmit(m)
 		one, two := m.draft(7), m.draft(7)
 		one.Software, two.Software = "one", "two"
 		m.mustPush(w.meshes[0], m.sign(one))
@@ -887,7 +887,7 @@ func TestRecordFloodOfAMemberIsLimitedAndTheNewestStands(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, m := newSiege(t, 4)
 		defer w.end(m)
-		w.mustAdmit(m, 1)
+		w.mustAdmit(m)
 		var flood [][]byte
 		for n := range uint64(300) {
 			flood = append(flood, m.sign(m.draft(10+n)))

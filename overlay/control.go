@@ -327,6 +327,7 @@ func (m *Mesh) upkeepLoop(ctx context.Context) error {
 			m.forget(id)
 			wake(m.unsaved)
 		}
+		m.revocations.Expire(m.now())
 		wake(m.dirty)
 		m.renewIfDue(ctx)
 	}

@@ -158,7 +158,7 @@ func TestCloseMayBeCalledByMany(t *testing.T) {
 			t.Errorf("wait from before: got %v, want ErrClosed", err)
 		}
 		<-m.Done()
-		for range events { //nolint:revive // until it is closed
+		for range events { // until it is closed
 		}
 		if _, open := <-m.Watch(t.Context()); open {
 			t.Error("watch of a closed mesh gives events")

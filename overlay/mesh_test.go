@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -77,23 +78,17 @@ func mustJoin(t testing.TB, issuer *overlay.Mesh, site string, prefixes ...strin
 
 func loopback() []netip.Addr { return []netip.Addr{netip.MustParseAddr("127.0.0.1")} }
 
-// mustSee waits until m has n peers that answer.
-func mustSee(t testing.TB, m *overlay.Mesh, n int) {
+// mustSee waits until a peer of m answers.
+func mustSee(t testing.TB, m *overlay.Mesh) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		up := 0
 		s := m.Status()
-		for _, p := range s.Peers {
-			if p.State == overlay.PeerUp {
-				up++
-			}
-		}
-		if up == n {
+		if slices.ContainsFunc(s.Peers, func(p overlay.PeerStatus) bool { return p.State == overlay.PeerUp }) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d peers up: %+v", up, n, s)
+			t.Fatalf("no peer up: %+v", s)
 		}
 		<-time.After(20 * time.Millisecond)
 	}
@@ -102,8 +97,8 @@ func mustSee(t testing.TB, m *overlay.Mesh, n int) {
 func TestTwoGatewaysCarryTCPInsideOneProcess(t *testing.T) {
 	a := mustOpen(t, overlay.Config{Store: mustInit(t, "one", "10.1.0.0/16"), LocalAddrs: loopback})
 	b := mustOpen(t, overlay.Config{Store: mustJoin(t, a, "two", "10.2.0.0/16"), LocalAddrs: loopback})
-	mustSee(t, a, 1)
-	mustSee(t, b, 1)
+	mustSee(t, a)
+	mustSee(t, b)
 
 	l, err := a.Listen("tcp", ":80")
 	if err != nil {

@@ -329,6 +329,7 @@ func (m *Mesh) Status() Status {
 		}
 	}
 	s.Counters["events.lost"] = m.events.lostEvents()
+	s.Counters["record.equivocating-gateways"] = uint64(len(m.book.Equivocations()))
 	return s
 }
 

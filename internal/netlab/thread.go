@@ -110,7 +110,7 @@ func mountPrivate(dir string) error {
 	// The cgroup trees are mounted below the /sys that is about to be covered; where there are none, none are moved.
 	cgroup, err := unix.OpenTree(unix.AT_FDCWD, "/sys/fs/cgroup", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err == nil {
-		defer unix.Close(cgroup) //nolint:errcheck // a mount has nothing to flush
+		defer unix.Close(cgroup)
 	}
 	mounts := []struct {
 		source, target, fstype string
