@@ -456,9 +456,32 @@ func (w *world) lies(m *attacker) map[string][]byte {
 		"wider than the own grant":   ahead(func(r *record.Record) { r.Routes = routes("10.0.0.0/8") }),
 		"default route":              ahead(func(r *record.Record) { r.Routes = routes("0.0.0.0/0") }),
 		"another mesh":               stranger.sign(stranger.draft(1)),
-		"certified by itself":        ahead(func(r *record.Record) { r.Chain = m.selfCertified("10.1.0.0/16") }),
-		"delegated by itself":        ahead(func(r *record.Record) { r.Chain = m.selfDelegated("10.1.0.0/16") }),
+		"certified by itself":        ahead(func(r *record.Record) { r.Chain, r.Routes = m.selfCertified("10.1.0.0/16"), routes("10.1.0.0/16") }),
+		"delegated by itself":        ahead(func(r *record.Record) { r.Chain, r.Routes = m.selfDelegated("10.1.0.0/16"), routes("10.1.0.0/16") }),
 	}
+}
+
+// Every member has the records of all others: they are no introduction.
+func TestRecordOfAnotherIsNoIntroduction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newSiege(t, 4)
+		defer w.end(m)
+		w.mustAdmit(m)
+		victim, before := mustRecord(t, m, mustID(t, w.meshes[1])), w.pictures()
+		for _, i := range []int{0, 2} {
+			if err := m.introduce(endpoint(i), victim.Raw); !errors.Is(err, stream.ErrRefused) {
+				t.Errorf("gateway %d: got %v, want it refused", i, err)
+			}
+			if got := count(w.meshes[i], "introduction.identity"); got != 1 {
+				t.Errorf("gateway %d counted %d introductions of another, want 1", i, got)
+			}
+		}
+		if err := m.introduce(endpoint(1), victim.Raw); !errors.Is(err, stream.ErrRefused) {
+			t.Errorf("the victim itself: got %v, want it refused", err)
+		}
+		time.Sleep(20 * time.Second) // virtual
+		w.mustLookLike(before)
+	})
 }
 
 func routes(prefixes ...string) []record.Route {
