@@ -3,6 +3,7 @@ package trust
 import (
 	"crypto/ed25519"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,7 +59,7 @@ func TestSealedReplyMayFillItsLimit(t *testing.T) {
 		records = append(records, record(4<<10))
 	}
 	for extra, want := range map[int]error{0: nil, 1: ErrFormat} {
-		reply := EnrolReply{Status: EnrolRefused, Records: append(records[:len(records):len(records)], record(room+extra))}
+		reply := EnrolReply{Status: EnrolRefused, Records: append(slices.Clip(records), record(room+extra))}
 		answer, err := SealReply(e.root.id, q, e.sealed, reply)
 		if !errors.Is(err, want) {
 			t.Errorf("%d bytes more: got %v, want %v", extra, err, want)
