@@ -18,7 +18,7 @@ PLATFORMS := linux/arm64 darwin/arm64 windows/amd64
 LINTER   := bin/tools/golangci-lint
 
 .NOTPARALLEL: # two of these at once slow each other down
-.PHONY: check help build test unit race lint tidy-check cross integration e2e bench fuzz cover demo deps clean
+.PHONY: check help build test unit race lint tidy-check cross integration e2e openvpn bench fuzz cover demo deps clean
 
 check: build race lint cross tidy-check ## what CI runs without privileges (the default)
 
@@ -55,6 +55,9 @@ integration: ## tests in network namespaces; fails without CAP_NET_ADMIN
 
 e2e: deps ## built binaries in whole worlds, each test three times; root, minutes
 	.ci/netadmin go test -tags integration -count=3 -timeout 30m ./internal/netlab/meshlab
+
+openvpn: deps ## overlay/openvpn against the distribution's real openvpn; root, a minute
+	.ci/netadmin .ci/tagged openvpn -timeout 10m
 
 bench: deps build ## throughput beside plain WireGuard and OpenVPN, for docs/performance.md; root, minutes
 	.ci/netadmin go run ./internal/bench
