@@ -38,6 +38,7 @@ type Config struct {
 	Seeds     []netip.AddrPort   // other gateways to introduce ourselves to
 	Announce  []overlay.Route    // nil means all that is granted, empty means nothing
 	Accept    []netip.Prefix     // nil means all that is authorised
+	OpenVPN   []OpenVPN          // routers attached to this gateway
 	KeepHost  bool               // leave sysctls and nftables of the host alone
 	Log       Log
 }
@@ -68,8 +69,8 @@ func Default() *Config {
 	}
 }
 
-// Load reads the file at path. The error is a Faults if the file could be read
-// but says something wrong.
+// Load reads the file at path, and the key files that it names. The error is a
+// Faults if the file could be read but says something wrong.
 func Load(path string) (*Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -80,7 +81,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	return Parse(path, b)
+	return parse(path, b, (*parser).readKeys)
 }
 
 // LoadDefault reads DefaultFile, or gives Default if there is no such file.

@@ -1,6 +1,8 @@
 package conf
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"io/fs"
@@ -15,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/planetmesh/planetmesh/overlay"
+	"github.com/planetmesh/planetmesh/overlay/openvpn"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -105,11 +108,11 @@ func TestFaultsAreNamedWithLineFieldAndCure(t *testing.T) {
 		{"key of another program", "listenPort: 1\n", "f:1: listenPort: unknown key; want port"},
 		{
 			"unknown key far from all", "colour: blue\n",
-			"f:1: colour: unknown key; want one of state, interface, port, mtu, device, endpoints, seeds, announce, accept, keepHost, log",
+			"f:1: colour: unknown key; want one of state, interface, port, mtu, device, endpoints, seeds, announce, accept, openvpn, keepHost, log",
 		},
 		{"unknown key below another", "log:\n  levle: info\n", "f:2: log.levle: unknown key; want level"},
 		{"duplicate key", "port: 1\nmtu: 1400\nport: 2\n", "f:3: port: stands in line 1 already; want each key once"},
-		{"key that is a list", "[a]: 1\n", "f:1: a key that is a list; want one of state, interface, port, mtu, device, endpoints, seeds, announce, accept, keepHost, log"},
+		{"key that is a list", "[a]: 1\n", "f:1: a key that is a list; want one of state, interface, port, mtu, device, endpoints, seeds, announce, accept, openvpn, keepHost, log"},
 
 		{"port too large", "port: 65536\n", "f:1: port: 65536; want a number from 1 to 65535"},
 		{"port zero", "port: 0\n", "f:1: port: 0; want a number from 1 to 65535"},
@@ -262,7 +265,7 @@ func TestNearestOffersNothingFarFetched(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, name := range []string{"full.yaml", "faults.yaml"} {
+	for _, name := range []string{"full.yaml", "faults.yaml", "openvpn.yaml", "openvpn-faults.yaml"} {
 		b, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			f.Fatal(err)
@@ -281,13 +284,24 @@ func FuzzParse(f *testing.F) {
 			if err := o.Validate(); err != nil {
 				t.Errorf("what passed the check is refused later: %v", err)
 			}
+			for _, a := range c.OpenVPN {
+				a.Keys = Keys{Static: openvpn.GenerateStaticKey(), Wrap: openvpn.GenerateStaticKey(), Certificate: tls.Certificate{Certificate: [][]byte{{0}}}, CAs: x509.NewCertPool()}
+				endpoint := a.Endpoint()
+				endpoint.Device = nullDevice{}
+				if err := endpoint.Validate(); err != nil {
+					t.Errorf("attachment %q passed the check and is refused later: %v", a.Name, err)
+				}
+			}
 			return
 		}
 		faults, ok := errors.AsType[Faults](err)
 		if !ok || len(faults) == 0 {
 			t.Fatalf("error %v, want faults", err)
 		}
-		lines := strings.Count(string(b), "\n") + 1
+		lines := 1 // YAML 1.1 breaks lines at more than "\n"
+		for _, end := range []string{"\n", "\r", "\u0085", "\u2028", "\u2029"} {
+			lines += strings.Count(string(b), end)
+		}
 		for _, fault := range faults {
 			if fault.Line < 0 || fault.Line > lines+1 {
 				t.Errorf("fault %q has a line that the file of %d lines has not", fault, lines)

@@ -34,6 +34,8 @@ const (
 
 // config reads the whole file into c.
 func (p *parser) config(c *Config, root *yaml.Node) {
+	var announce *yaml.Node
+	var attachments []*attachment
 	p.mapping(root, "", []field{
 		{"state", func(n *yaml.Node, f string) { p.state(n, f, &c.State) }},
 		{"interface", func(n *yaml.Node, f string) { p.interfaceName(n, f, &c.Interface) }},
@@ -54,15 +56,18 @@ func (p *parser) config(c *Config, root *yaml.Node) {
 		}},
 		{"endpoints", func(n *yaml.Node, f string) { c.Endpoints = p.addrPorts(n, f, maxEndpoints) }},
 		{"seeds", func(n *yaml.Node, f string) { c.Seeds = p.addrPorts(n, f, maxSeeds) }},
-		{"announce", func(n *yaml.Node, f string) { c.Announce = p.routes(n, f) }},
+		{"announce", func(n *yaml.Node, f string) { c.Announce, announce = p.routes(n, f), n }},
 		{"accept", func(n *yaml.Node, f string) { c.Accept = p.prefixes(n, f, maxAccept) }},
-		{"keepHost", func(n *yaml.Node, f string) {
-			if v, ok := p.word(n, f, "true", "false"); ok {
-				c.KeepHost = v == "true"
-			}
-		}},
+		{"openvpn", func(n *yaml.Node, f string) { attachments = p.openvpn(n, f) }},
+		{"keepHost", func(n *yaml.Node, f string) { p.boolean(n, f, &c.KeepHost) }},
 		{"log", func(n *yaml.Node, f string) { p.log(n, f, &c.Log) }},
 	})
+	p.checkAnnounced(c, announce, attachments)
+	p.checkDevices(c, attachments)
+	for _, a := range attachments {
+		p.keys(p, a)
+		c.OpenVPN = append(c.OpenVPN, a.OpenVPN)
+	}
 }
 
 func (p *parser) log(n *yaml.Node, name string, out *Log) {

@@ -14,10 +14,16 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Parse reads a configuration from b; name is what faults call the file. The
-// error is always a Faults.
+// Parse reads a configuration from b; name is what faults call the file, and
+// relative paths begin in its directory. The error is always a Faults. Key
+// files are not read.
 func Parse(name string, b []byte) (*Config, error) {
-	p := &parser{file: name}
+	return parse(name, b, func(*parser, *attachment) {})
+}
+
+// parse calls keys for every attachment.
+func parse(name string, b []byte, keys func(*parser, *attachment)) (*Config, error) {
+	p := &parser{file: name, keys: keys}
 	c := Default()
 	c.File = name
 	if len(b) > MaxSize {
@@ -35,6 +41,7 @@ func Parse(name string, b []byte) (*Config, error) {
 // parser collects faults while it walks the nodes of a file.
 type parser struct {
 	file   string
+	keys   func(*parser, *attachment)
 	faults Faults
 }
 
