@@ -23,6 +23,8 @@ type host interface {
 	// collision says what on this host a route for p would get in the way of,
 	// and why it matters.
 	collision(p netip.Prefix) (with netip.Prefix, reason string, collides bool)
+	// attach replaces the attached interfaces; apply puts them into effect.
+	attach(list []Attachment) error
 	// apply makes the host carry packets as wanted.
 	apply(ctx context.Context, want hostState) error
 	// watch wakes the mesh when addresses or routes of the host change.
@@ -58,7 +60,10 @@ func openHost(m *Mesh) (host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &kernelHost{m: m, net: net, addrs: local}
+	h := &kernelHost{m: m, net: net, addrs: local, attached: attachments{dir: filepath.Dir(journal)}}
+	if err := h.attached.heal(m); err != nil {
+		return nil, errors.Join(err, net.Close())
+	}
 	if !m.cfg.KeepHost {
 		h.fw, err = fw.Open(fw.Config{Link: m.cfg.Interface, Logger: m.log})
 		switch {
@@ -82,8 +87,11 @@ type kernelHost struct {
 	fw    *fw.Firewall // nil: left alone
 	addrs func() []netip.Addr
 
-	mu    sync.Mutex // guards facts
-	facts hostnet.Facts
+	attached attachments
+
+	mu     sync.Mutex // guards all below
+	facts  hostnet.Facts
+	wanted []Attachment
 }
 
 // look reads the facts again.
@@ -108,7 +116,7 @@ func (h *kernelHost) candidates() []netip.Addr {
 	if h.addrs != nil {
 		return h.addrs()
 	}
-	return h.seen().Candidates()
+	return withoutAttached(h.seen(), h.attachedNow()).Candidates()
 }
 
 func (h *kernelHost) onLink(addr netip.Addr) bool {
@@ -137,6 +145,13 @@ func (h *kernelHost) apply(ctx context.Context, want hostState) error {
 	if err := h.look(); err != nil {
 		return err
 	}
+	attached := h.attachedNow()
+	errs := []error{h.attached.apply(ctx, h.m, attached, h.seen().IPv6)}
+	if len(attached) > 0 { // they may have what is announced behind them
+		if err := h.look(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+	}
 	facts := h.seen()
 	d := hostnet.Desired{MTU: want.mtu}
 	if facts.IPv6 {
@@ -159,9 +174,9 @@ func (h *kernelHost) apply(ctx context.Context, want hostState) error {
 	if !h.m.cfg.KeepHost {
 		h.forward(&d, facts, want)
 	}
-	errs := []error{h.net.Apply(ctx, d)}
+	errs = append(errs, h.net.Apply(ctx, d))
 	if h.fw != nil {
-		errs = append(errs, h.fw.Apply(fw.Desired{MTU: want.mtu, Restrict: true, Prefixes: want.announced}))
+		errs = append(errs, h.fw.Apply(fw.Desired{MTU: want.mtu, Restrict: true, Prefixes: want.announced, Attached: rules(attached)}))
 	}
 	h.diagnose()
 	return errors.Join(errs...)
@@ -208,7 +223,7 @@ func (h *kernelHost) close() error {
 	if h.fw != nil {
 		errs = append(errs, h.fw.Close())
 	}
-	return errors.Join(append(errs, h.net.Close())...)
+	return errors.Join(append(errs, h.attached.close(), h.net.Close())...)
 }
 
 // quietHost leaves the machine alone: its packets never meet the host's routes.

@@ -13,10 +13,15 @@
 //	iifname LINK, SYN, IPv6      ... and at most MTU - 60
 //	iifname LINK                 jump to chain "inbound", if restricted
 //
+// Every attached interface has rules of the same kind, with its own number in
+// both directions, and a jump to chain "attached" instead of "inbound".
+//
 // The rules with a number hold where the route back leads elsewhere, as with
 // several gateways at one site. The kernel only ever lowers a segment size.
 //
-// Chain "inbound" returns for the allowed destinations and drops the rest. An
+// Chain "inbound" returns for the allowed destinations and drops the rest, and
+// so does chain "attached", for which the overlay and other attached interfaces
+// are allowed too. An
 // accept of ours would not help against a chain of somebody else that drops:
 // every base chain of a hook has to let a packet pass. Diagnose names such
 // chains and what to type.
@@ -63,12 +68,28 @@ type Desired struct {
 	// Prefixes are the destinations that are allowed with Restrict, normally
 	// what this site announces. Without Restrict they mean nothing.
 	Prefixes []netip.Prefix
+	// Attached are interfaces with routers behind them.
+	Attached []Attached
+}
+
+// Attached is an interface with a router behind it that may use the overlay.
+type Attached struct {
+	// Link is the name of the interface. It need not exist.
+	Link string
+	// MTU in bytes, for the clamp; at least 576.
+	MTU int
 }
 
 func (d Desired) validate() error {
 	var errs []error
 	if d.MTU != 0 && (d.MTU < minMTU || d.MTU > maxMTU) {
 		errs = append(errs, fmt.Errorf("mtu %d: want 0 or %d to %d", d.MTU, minMTU, maxMTU))
+	}
+	for _, a := range d.Attached {
+		if a.MTU < minMTU || a.MTU > maxMTU {
+			errs = append(errs, fmt.Errorf("mtu %d of %s: want %d to %d", a.MTU, a.Link, minMTU, maxMTU))
+		}
+		errs = append(errs, checkLink(a.Link))
 	}
 	for _, p := range d.Prefixes {
 		if !p.IsValid() || p.Addr().Is4In6() || p != p.Masked() {
@@ -95,7 +116,7 @@ const (
 // digest names a desired state. It is part of the comment of every rule of
 // ours, so that a table tells which state it is.
 func (d Desired) digest() string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %t %v", tableVersion, d.MTU, d.Restrict, d.Prefixes))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %t %v %v", tableVersion, d.MTU, d.Restrict, d.Prefixes, d.Attached))
 	return fmt.Sprintf("%x", sum[:6])
 }
 

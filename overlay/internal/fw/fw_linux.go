@@ -211,17 +211,53 @@ func (f *Firewall) chains(d Desired) []chainRules {
 			slices.Concat(matchLink(expr.MetaKeyIIFNAME, f.link), matchFamily(unix.NFPROTO_IPV4), matchSYN(), clampTo(d.MTU-headers4)),
 			slices.Concat(matchLink(expr.MetaKeyIIFNAME, f.link), matchFamily(unix.NFPROTO_IPV6), matchSYN(), clampTo(d.MTU-headers6)))
 	}
+	for _, a := range d.Attached {
+		forward.rules = append(forward.rules, clampAttached(a)...)
+	}
 	if !d.Restrict {
 		return []chainRules{forward}
 	}
-	inbound := chainRules{chain: &nftables.Chain{Name: "inbound"}}
-	for _, p := range d.Prefixes {
-		inbound.rules = append(inbound.rules, append(matchDestination(p), &expr.Verdict{Kind: expr.VerdictReturn}))
+	jump := func(link, chain string) {
+		forward.rules = append(forward.rules,
+			append(matchLink(expr.MetaKeyIIFNAME, link), &expr.Verdict{Kind: expr.VerdictJump, Chain: chain}))
 	}
-	inbound.rules = append(inbound.rules, []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}})
-	forward.rules = append(forward.rules,
-		append(matchLink(expr.MetaKeyIIFNAME, f.link), &expr.Verdict{Kind: expr.VerdictJump, Chain: "inbound"}))
-	return []chainRules{forward, inbound}
+	jump(f.link, "inbound")
+	inbound := restrictTo("inbound", nil, d.Prefixes)
+	if len(d.Attached) == 0 {
+		return []chainRules{forward, inbound}
+	}
+	links := []string{f.link}
+	for _, a := range d.Attached {
+		links = append(links, a.Link)
+		jump(a.Link, "attached")
+	}
+	return []chainRules{forward, inbound, restrictTo("attached", links, d.Prefixes)}
+}
+
+// clampAttached are the clamps of an attached interface.
+func clampAttached(a Attached) [][]expr.Any {
+	var rules [][]expr.Any
+	for _, key := range []expr.MetaKey{expr.MetaKeyOIFNAME, expr.MetaKeyIIFNAME} {
+		rules = append(rules,
+			slices.Concat(matchLink(key, a.Link), matchSYN(), clampToRoute()),
+			slices.Concat(matchLink(key, a.Link), matchFamily(unix.NFPROTO_IPV4), matchSYN(), clampTo(a.MTU-headers4)),
+			slices.Concat(matchLink(key, a.Link), matchFamily(unix.NFPROTO_IPV6), matchSYN(), clampTo(a.MTU-headers6)))
+	}
+	return rules
+}
+
+// restrictTo is a chain that drops what leaves neither through the links nor
+// to the prefixes.
+func restrictTo(name string, links []string, prefixes []netip.Prefix) chainRules {
+	c := chainRules{chain: &nftables.Chain{Name: name}}
+	for _, l := range links {
+		c.rules = append(c.rules, append(matchLink(expr.MetaKeyOIFNAME, l), &expr.Verdict{Kind: expr.VerdictReturn}))
+	}
+	for _, p := range prefixes {
+		c.rules = append(c.rules, append(matchDestination(p), &expr.Verdict{Kind: expr.VerdictReturn}))
+	}
+	c.rules = append(c.rules, []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}})
+	return c
 }
 
 func matchLink(key expr.MetaKey, link string) []expr.Any {

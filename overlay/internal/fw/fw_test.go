@@ -30,12 +30,12 @@ func TestDesiredIsChecked(t *testing.T) {
 	if err := good.validate(); err != nil {
 		t.Error(err)
 	}
-	bad := Desired{MTU: 100, Prefixes: []netip.Prefix{{}, netip.MustParsePrefix("10.0.0.1/8"), netip.MustParsePrefix("::ffff:10.0.0.0/104")}}
+	bad := Desired{MTU: 100, Attached: []Attached{{"ov-a", 500}, {"ov$a", 1500}}, Prefixes: []netip.Prefix{{}, netip.MustParsePrefix("10.0.0.1/8"), netip.MustParsePrefix("::ffff:10.0.0.0/104")}}
 	err := bad.validate()
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"mtu 100", "prefix invalid Prefix", "prefix 10.0.0.1/8", "prefix ::ffff:10.0.0.0/104"} {
+	for _, want := range []string{"mtu 100", "mtu 500 of ov-a", `link "ov$a"`, "prefix invalid Prefix", "prefix 10.0.0.1/8", "prefix ::ffff:10.0.0.0/104"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error does not say %q: %v", want, err)
 		}
@@ -48,6 +48,7 @@ func TestCommentTellsDesiredStatesApart(t *testing.T) {
 	for _, d := range []Desired{
 		{}, {MTU: 1420}, {MTU: 1400}, {Restrict: true}, {Restrict: true, MTU: 1420},
 		{Restrict: true, Prefixes: []netip.Prefix{p("10.0.0.0/8")}}, {Restrict: true, Prefixes: []netip.Prefix{p("10.0.0.0/9")}},
+		{Attached: []Attached{{"ov-a", 1500}}}, {Attached: []Attached{{"ov-b", 1500}}}, {Attached: []Attached{{"ov-a", 1400}}},
 	} {
 		c := d.comment(1, 4)
 		if other, ok := seen[c]; ok {
