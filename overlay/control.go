@@ -64,6 +64,9 @@ func (m *Mesh) apply(ctx context.Context) error {
 	announced := prefixesOf(m.routes)
 	m.mu.Unlock()
 	m.applied.Store(&applied{desired: want})
+	if m.hooks.Applied != nil {
+		m.hooks.Applied(want)
+	}
 	m.announce(had, want)
 
 	err := m.host.apply(ctx, hostState{

@@ -20,6 +20,7 @@ import (
 	"github.com/planetmesh/planetmesh/overlay/internal/link"
 	"github.com/planetmesh/planetmesh/overlay/internal/path"
 	"github.com/planetmesh/planetmesh/overlay/internal/record"
+	"github.com/planetmesh/planetmesh/overlay/internal/seam"
 	"github.com/planetmesh/planetmesh/overlay/internal/stream"
 	"github.com/planetmesh/planetmesh/overlay/internal/trust"
 	"github.com/planetmesh/planetmesh/overlay/internal/wgdev"
@@ -30,6 +31,7 @@ import (
 type Mesh struct {
 	cfg         Config
 	log         *slog.Logger
+	hooks       *seam.Hooks
 	self        *self
 	boot        trust.BootID
 	started     time.Time
@@ -119,6 +121,7 @@ func open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	m := &Mesh{
 		cfg:       cfg,
 		log:       cfg.Logger,
+		hooks:     seam.FromContext(ctx),
 		dirty:     make(chan struct{}, 1),
 		unsaved:   make(chan struct{}, 1),
 		republish: make(chan struct{}, 1),
@@ -168,6 +171,9 @@ func open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	undo = append(undo, m.device.Close)
 	if err := m.publishFirst(); err != nil {
 		return nil, err
+	}
+	if m.hooks.Opened != nil {
+		m.hooks.Opened(inside{m})
 	}
 	m.loadRecords()
 	return m, m.apply(ctx)

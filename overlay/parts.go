@@ -133,7 +133,7 @@ func (m *Mesh) openControl() (err error) {
 	m.gossip, err = gossip.New(gossip.Config{
 		Self: m.self.id,
 		Addr: m.overlayAddr,
-		Send: m.port.SendGossip,
+		Send: m.gossipOut,
 		Open: func(ctx context.Context, peer GatewayID) (net.Conn, error) {
 			return m.streams.OpenStream(ctx, peer, stream.TypeGossip)
 		},
@@ -158,7 +158,7 @@ func (h handler) Probe(from netip.AddrPort, peer trust.GatewayID, p link.Probe) 
 	return true
 }
 
-func (h handler) Gossip(peer trust.GatewayID, _ trust.BootID, b []byte) { h.m.gossip.Packet(peer, b) }
+func (h handler) Gossip(peer trust.GatewayID, _ trust.BootID, b []byte) { h.m.gossipIn(peer, b) }
 
 // provenAddr is where streams to a peer go.
 func (m *Mesh) provenAddr(id GatewayID) (netip.AddrPort, bool) {
@@ -231,6 +231,9 @@ func (m *Mesh) openDevice() (wgdev.Device, error) {
 	}
 	if m.cfg.Device == DeviceTUN {
 		cfg.Name, cfg.ControlSocket = m.cfg.Interface, true
+	}
+	if m.hooks.Device != nil {
+		return m.hooks.Device(cfg)
 	}
 	return wgdev.Open(cfg)
 }

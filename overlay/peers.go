@@ -60,6 +60,9 @@ func (m *Mesh) accepted(r *record.Record) {
 	if r.ID == m.self.id {
 		return
 	}
+	if m.hooks.Accepted != nil {
+		m.hooks.Accepted(r)
+	}
 	m.setPeer(r)
 	m.broadcast(r)
 	wake(m.dirty)
@@ -198,6 +201,9 @@ func (m *Mesh) pathChanged(id GatewayID, p path.Path, ok bool) {
 
 	if ok {
 		m.port.SetPath(id, p.Addr)
+	}
+	if m.hooks.Reachable != nil && alive != wasAlive {
+		m.hooks.Reachable(id, alive)
 	}
 	if fresh {
 		// One of the two may have been away: what it missed comes at once.
