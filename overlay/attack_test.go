@@ -385,7 +385,7 @@ func carrier(m *overlay.Mesh, prefix string) string {
 // its address. The world has settled.
 func newSiege(t testing.TB, n int) (*world, *attacker) {
 	t.Helper()
-	w := newWorld(t, n, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: uint64(n)})
+	w := newWorld(t, n, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: uint64(n)})
 	for i := 1; i < n-1; i++ {
 		w.start(i)
 	}
@@ -644,7 +644,7 @@ func mustConflict(t testing.TB, m *overlay.Mesh, prefix, winner, loser string) {
 // keys were not proven.
 func siegeOf(t testing.TB) (w *world, victim int, m *attacker) {
 	t.Helper()
-	w = newWorld(t, 4, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 4})
+	w = newWorld(t, 4, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 4})
 	w.start(1)
 	w.mustConverge(2, time.Minute)
 	victim, thief := 2, 3
@@ -827,7 +827,7 @@ func TestStolenKeyAtTheLastSequenceIsCuredByRenewal(t *testing.T) {
 
 func TestRestoredSnapshotJumpsPastAndPublishesAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		defer w.stop()
 		w.start(1)
 		w.start(2)
@@ -867,7 +867,7 @@ func TestRestoredSnapshotJumpsPastAndPublishesAgain(t *testing.T) {
 
 func TestClonedMachineIsNamedAndOneStopsAnnouncing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		w.meshes = append(w.meshes, nil)
 		w.stores = append(w.stores, w.stores[1].Clone())
 		defer w.stop()

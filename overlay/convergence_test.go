@@ -140,7 +140,7 @@ func (w *world) mustConverge(n int, limit time.Duration) {
 func TestFiftyGatewaysReachIdenticalCompleteViews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 50
-		w := newWorld(t, n, overlaytest.Options{Delay: 25 * time.Millisecond, Jitter: 10 * time.Millisecond, Seed: 1})
+		w := newWorld(t, n, overlaytest.Options{Link: overlaytest.Link{Delay: 25 * time.Millisecond, Jitter: 10 * time.Millisecond}, Seed: 1})
 		defer w.stop()
 		for i := 1; i < n; i++ {
 			w.start(i)
@@ -152,7 +152,7 @@ func TestFiftyGatewaysReachIdenticalCompleteViews(t *testing.T) {
 func TestMeshInMemoryReformsWithoutItsSeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 6
-		w := newWorld(t, n, overlaytest.Options{Delay: 25 * time.Millisecond, Loss: 0.02, Seed: 2})
+		w := newWorld(t, n, overlaytest.Options{Link: overlaytest.Link{Delay: 25 * time.Millisecond, Loss: 0.02}, Seed: 2})
 		defer w.stop()
 		for i := 1; i < n; i++ {
 			w.start(i)

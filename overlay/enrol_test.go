@@ -49,7 +49,7 @@ func (w *world) join(i int, store overlay.Store, ticket overlay.Ticket) (overlay
 // newIssuer is a world of the issuing gateway alone.
 func newIssuer(t testing.TB) *world {
 	t.Helper()
-	return newWorld(t, 1, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 1})
+	return newWorld(t, 1, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 1})
 }
 
 func (w *world) restart(i int) {
@@ -227,7 +227,7 @@ func TestTamperedTicketIsNoTicket(t *testing.T) {
 // was made with a stolen issuing key means nothing to this one's ledger.
 func TestTicketOfAMemberOrOfAnotherLedgerIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 2})
+		w := newWorld(t, 2, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 2})
 		defer w.stop()
 		w.start(1)
 		w.mustConverge(2, time.Minute)
@@ -540,7 +540,7 @@ func (w *world) through(req overlay.TicketRequest, seeds ...netip.AddrPort) over
 
 func TestSeedThatIsNotTheRedeemerPassesTheRequestOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 2})
+		w := newWorld(t, 2, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 2})
 		defer w.stop()
 		if err := w.meshes[0].Close(); err != nil {
 			t.Fatal(err)
@@ -598,7 +598,7 @@ func (w *world) hostileSeed(i int) *hostileSeed {
 
 func TestHostileSeedLearnsAndChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 2})
+		w := newWorld(t, 2, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 2})
 		defer w.stop()
 		if err := w.meshes[0].Close(); err != nil {
 			t.Fatal(err)

@@ -134,7 +134,7 @@ func (c *tapped) WriteTo(b []byte, addr net.Addr) (int, error) {
 
 func TestDatagramsOfStrangersAreCountedAndNotAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 2})
+		w := newWorld(t, 2, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 2})
 		defer w.stop()
 		w.start(1)
 		w.mustConverge(2, time.Minute)
@@ -305,7 +305,7 @@ func (w *world) firstFlight(mesh trust.MeshID) []byte {
 
 func TestMemberOfAnotherMeshIsNotIntroduced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 2})
+		w := newWorld(t, 2, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 2})
 		defer w.stop()
 		w.start(1)
 		w.mustConverge(2, time.Minute)
@@ -349,7 +349,7 @@ func TestMemberOfAnotherMeshIsNotIntroduced(t *testing.T) {
 // elsewhere, to another gateway, and after a restart of the receiver.
 func TestReplayedIntroductionBeginsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		defer w.stop()
 		w.start(1)
 		w.mustConverge(2, time.Minute)
@@ -408,7 +408,7 @@ func TestReplayedIntroductionBeginsNothing(t *testing.T) {
 // Everything that a running member sent: probes, replies, gossip, streams.
 func TestReplayedDatagramsOfAMemberChangeNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		defer w.stop()
 		var record tap
 		w.start(1)
@@ -526,7 +526,7 @@ func TestForgedDeathInGossipCostsNoRouteAndNoPath(t *testing.T) {
 
 func TestGossipOfANonMemberIsNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		defer w.stop()
 		w.start(1)
 		w.mustConverge(2, time.Minute)

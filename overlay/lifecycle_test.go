@@ -100,7 +100,7 @@ func bubble() []string {
 func TestClosedMeshLeavesNoGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		before := len(bubble())
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		w.start(1)
 		w.start(2)
 		w.mustConverge(3, time.Minute)
@@ -127,7 +127,7 @@ func TestClosedMeshLeavesNoGoroutine(t *testing.T) {
 
 func TestCloseMayBeCalledByMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 2})
+		w := newWorld(t, 2, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 2})
 		defer w.stop()
 		w.start(1)
 		w.mustConverge(2, time.Minute)
@@ -336,7 +336,7 @@ func (w *world) mustNotOpen(what string, cfg overlay.Config) error {
 
 func TestDamagedStateIsNamedAndLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 2})
+		w := newWorld(t, 2, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 2})
 		w.start(1)
 		w.mustConverge(2, time.Minute)
 		w.stop()
@@ -407,7 +407,7 @@ func otherThan(name string) string {
 // or broken program.
 func TestMeaninglessStateIsNamedAndLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 2})
+		w := newWorld(t, 2, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 2})
 		w.start(1)
 		w.mustConverge(2, time.Minute)
 		w.stop()
@@ -453,7 +453,7 @@ func TestMeaninglessStateIsNamedAndLeftAlone(t *testing.T) {
 
 func TestMissingStateFilesAreNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 2})
+		w := newWorld(t, 2, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 2})
 		w.start(1)
 		w.mustConverge(2, time.Minute)
 		w.stop()
@@ -655,7 +655,7 @@ func TestStateThatCannotBeWrittenIsNamed(t *testing.T) {
 
 func TestDiskThatFillsUpIsWarnedOfAndDoesNotStopTheMesh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		defer w.stop()
 		cfg := w.config(1)
 		cfg.Store = &powerCut{MemStore: w.stores[1], name: "records"}
@@ -683,7 +683,7 @@ func TestDiskThatFillsUpIsWarnedOfAndDoesNotStopTheMesh(t *testing.T) {
 
 func TestSetRoutesIsAllOrNothingAndReachesTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		defer w.stop()
 		w.start(1)
 		w.start(2)
@@ -763,7 +763,7 @@ func TestSetRoutesIsAllOrNothingAndReachesTheOthers(t *testing.T) {
 
 func TestWatchEndsWithItsContextOrTheMesh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 2})
+		w := newWorld(t, 2, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 2})
 		ctx, cancel := context.WithCancel(t.Context())
 		short, long := w.meshes[0].Watch(ctx), w.meshes[0].Watch(t.Context())
 		cancel()
@@ -789,7 +789,7 @@ func TestWatchEndsWithItsContextOrTheMesh(t *testing.T) {
 
 func TestUnreachablePeerKeepsItsRoutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		defer w.stop()
 		w.start(1)
 		w.start(2)
@@ -838,7 +838,7 @@ func (w *world) sleepUntil(at time.Time) {
 func TestCertificatesAreRenewedAtHalfTheirLifeWhileTheMeshIsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		birth := time.Now()
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		defer w.stop()
 		w.sleepUntil(birth.Add(15*day - 5*time.Minute))
 		for i := range 3 {
@@ -895,7 +895,7 @@ func TestCertificatesAreRenewedAtHalfTheirLifeWhileTheMeshIsUp(t *testing.T) {
 func TestRenewalWaitsForTheIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		birth := time.Now()
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		defer w.stop()
 		for i := 1; i < 3; i++ {
 			w.start(i)
@@ -919,7 +919,7 @@ func TestRenewalWaitsForTheIssuer(t *testing.T) {
 func TestExpiredPeerLosesItsRoutesWhateverItSays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		birth := time.Now()
-		w := newWorld(t, 3, overlaytest.Options{Delay: 5 * time.Millisecond, Seed: 3})
+		w := newWorld(t, 3, overlaytest.Options{Link: overlaytest.Link{Delay: 5 * time.Millisecond}, Seed: 3})
 		defer w.stop()
 		// The others renew in time; gateway 2 is away.
 		w.sleepUntil(birth.Add(15 * day))
