@@ -15,3 +15,12 @@ type Device interface {
 	// Close makes a blocked ReadPackets return. The endpoint calls it once.
 	Close() error
 }
+
+// Batcher is a Device that gives many or large packets at once, as a [TUN] with
+// offload does.
+type Batcher interface {
+	Device
+	// Batch returns how many bufs ReadPackets wants, and how many bytes each. It
+	// may be more bytes than the MTU; longer packets are dropped all the same.
+	Batch() (packets, size int)
+}

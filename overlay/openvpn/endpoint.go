@@ -231,16 +231,22 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// deviceBatch is how many inner packets are read at once.
+// deviceBatch is how many inner packets are read at once from a Device that has
+// no wish of its own.
 const deviceBatch = 64
 
 // readDevice carries packets from the device to whatever connection there is.
 func (e *Endpoint) readDevice(ctx context.Context) {
-	bufs, sizes := make([][]byte, deviceBatch), make([]int, deviceBatch)
-	for i := range bufs {
-		bufs[i] = make([]byte, e.cfg.MTU+mtuSlack)
+	batch, size := deviceBatch, e.cfg.MTU+mtuSlack
+	if b, ok := e.cfg.Device.(Batcher); ok {
+		wanted, least := b.Batch()
+		batch, size = max(wanted, 1), max(size, least)
 	}
-	payloads := make([][]byte, 0, deviceBatch)
+	bufs, sizes := make([][]byte, batch), make([]int, batch)
+	for i := range bufs {
+		bufs[i] = make([]byte, size)
+	}
+	payloads := make([][]byte, 0, batch)
 	var out sendBuffer
 	for {
 		n, err := e.cfg.Device.ReadPackets(bufs, sizes)
