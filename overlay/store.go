@@ -197,6 +197,27 @@ func (s *MemStore) Lock() (func() error, error) {
 	}, nil
 }
 
+// NewMemStore returns a store with a copy of files, by name; nil means an empty
+// one.
+func NewMemStore(files map[string][]byte) *MemStore {
+	s := &MemStore{files: make(map[string][]byte, len(files))}
+	for name, b := range files {
+		s.files[name] = bytes.Clone(b)
+	}
+	return s
+}
+
+// Files returns a copy of what is stored, by name.
+func (s *MemStore) Files() map[string][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[string][]byte, len(s.files))
+	for name, b := range s.files {
+		out[name] = bytes.Clone(b)
+	}
+	return out
+}
+
 // Clone returns a copy: a backup that a test restores later. The copy is not
 // locked.
 func (s *MemStore) Clone() *MemStore {

@@ -1,0 +1,42 @@
+package overlaytest
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var wide = Options{Link: Link{Delay: 25 * time.Millisecond, Jitter: 10 * time.Millisecond}, Seed: 1}
+
+func TestWorldHealsAfterPartition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, WorldOptions{Gateways: 12, Pairs: 2, Network: wide})
+		defer w.Close()
+		w.StartAll()
+		t.Log("mass start", w.MustConverge(time.Minute))
+		w.Partition([]int{0, 1, 2, 3}, []int{4, 5, 6})
+		time.Sleep(5 * time.Minute)
+		t.Log("parts", w.MustConverge(time.Minute))
+		w.Heal()
+		t.Log("healed", w.MustConverge(time.Minute))
+	})
+}
+
+func TestWorldHealsAfterCrashes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, WorldOptions{Gateways: 10, Hidden: 3, Network: wide})
+		defer w.Close()
+		w.StartAll()
+		t.Log("mass start", w.MustConverge(time.Minute))
+		for i := 4; i < 9; i++ {
+			w.Gateway(i).Crash()
+		}
+		time.Sleep(time.Minute)
+		w.Gateway(4).Restore()
+		if err := w.Gateway(5).Enrol(); err != nil {
+			t.Fatal(err)
+		}
+		w.StartAll()
+		t.Log("restarted", w.MustConverge(time.Minute))
+	})
+}
