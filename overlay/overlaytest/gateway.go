@@ -37,6 +37,7 @@ type Gateway struct {
 	inside seam.Inside   // of mesh
 	began  time.Time     // when mesh was started
 	liar   *liar         // nil: honest
+	lied   bool          // since it was started
 }
 
 // Mesh returns the running mesh, nil if there is none.
@@ -78,11 +79,10 @@ func (g *Gateway) Start() error {
 		},
 		Accepted:  func(r *record.Record) { w.law.accepted(g, r) },
 		Applied:   func(d engine.Desired) { w.law.applied(g, d) },
+		GossipIn:  func(peer trust.GatewayID, b []byte) [][]byte { return w.gossip.hear(w, peer, b) },
 		Reachable: func(peer trust.GatewayID, alive bool) { w.law.reachable(g, peer, alive) },
 	}
-	if g.liar != nil {
-		g.liar.hook(hooks)
-	}
+	g.lied = false
 	w.law.started(g)
 	m, err := overlay.Open(seam.NewContext(w.t.Context(), hooks), g.config())
 	if err != nil {
@@ -108,9 +108,7 @@ func (g *Gateway) Stop() error {
 		return nil
 	}
 	g.world.law.stopped(g)
-	if g.liar != nil {
-		g.liar.stop()
-	}
+	g.shutUp()
 	m := g.mesh
 	g.mesh, g.inside = nil, nil
 	return m.Close()
@@ -126,9 +124,7 @@ func (g *Gateway) Crash() {
 	w.law.stopped(g)
 	g.host.Crash()
 	g.disk.crash()
-	if g.liar != nil {
-		g.liar.stop()
-	}
+	g.shutUp()
 	m := g.mesh
 	g.mesh, g.inside = nil, nil
 	w.closing.Go(func() { _ = m.Close() }) // what it says about its lost disk is no news
@@ -276,6 +272,10 @@ func (w *World) meets(a, b *Gateway) bool {
 // compareIn is compare for gateways that reach each other. Records come first:
 // they are the cheapest to compare.
 func (w *World) compareIn(part []*Gateway) error {
+	part = slices.DeleteFunc(slices.Clone(part), func(g *Gateway) bool { return g.lied })
+	if len(part) == 0 {
+		return nil
+	}
 	first := part[0]
 	want := first.inside.Summary()
 	for _, g := range part[1:] {

@@ -2,6 +2,7 @@ package overlaytest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -61,6 +62,8 @@ type law struct {
 	newest  []map[string]uint64                // by observer and name of a gateway: the highest generation
 	routes  []map[netip.Prefix]string          // by observer: site
 	altered map[string]bool                    // sites that changed what they announce
+	corrupt []bool                             // by index: lies, or has lied since its start
+	ids     []trust.GatewayID                  // every identity that ever ran, in that order
 }
 
 func newLaw(w *World) *law {
@@ -69,7 +72,7 @@ func newLaw(w *World) *law {
 		world: w, up: make([]bool, n), good: make([][]bool, n), since: make([][]time.Time, n),
 		orders: make([]map[trust.GatewayID]record.Order, n), newest: make([]map[string]uint64, n),
 		routes: make([]map[netip.Prefix]string, n), altered: make(map[string]bool),
-		owners: make(map[trust.GatewayID]*Gateway),
+		owners: make(map[trust.GatewayID]*Gateway), corrupt: make([]bool, n),
 	}
 	for i := range n {
 		l.good[i], l.since[i] = make([]bool, n), make([]time.Time, n)
@@ -84,7 +87,7 @@ func (l *law) broken() []Fault {
 }
 
 func (l *law) faultLocked(g *Gateway, rule, format string, args ...any) {
-	if len(l.faults) < maxFaults {
+	if len(l.faults) < maxFaults && !l.corrupt[g.Index] {
 		l.faults = append(l.faults, Fault{
 			At: time.Since(l.world.founded), Gateway: g.Name, Rule: rule, Text: fmt.Sprintf(format, args...),
 		})
@@ -95,7 +98,29 @@ func (l *law) faultLocked(g *Gateway, rule, format string, args ...any) {
 func (l *law) identified(g *Gateway, id trust.GatewayID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.owners[id] == nil {
+		l.ids = append(l.ids, id)
+	}
 	l.owners[id] = g
+}
+
+// someone returns an identity that runs or once ran.
+func (l *law) someone(random *rand.Rand) (trust.GatewayID, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.ids) == 0 {
+		return trust.GatewayID{}, false
+	}
+	return l.ids[random.IntN(len(l.ids))], true
+}
+
+// corrupted notes that a gateway lies: what it does itself is no fault any
+// more, and its site may withdraw things.
+func (l *law) corrupted(g *Gateway) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.corrupt[g.Index] = true
+	l.altered[g.Site] = true
 }
 
 // started forgets what the gateway knew: its memory is gone.
@@ -105,7 +130,7 @@ func (l *law) started(g *Gateway) {
 	l.orders[i] = make(map[trust.GatewayID]record.Order)
 	l.newest[i] = make(map[string]uint64)
 	l.routes[i] = nil
-	l.up[i] = true
+	l.up[i], l.corrupt[i] = true, false
 	l.mu.Unlock()
 	l.shaken(g)
 	l.disturbed()

@@ -66,6 +66,7 @@ type World struct {
 	random   *rand.Rand
 	gateways []*Gateway
 	law      *law
+	gossip   rumours
 	closing  sync.WaitGroup // meshes that crashed
 	founded  time.Time
 }
@@ -87,6 +88,7 @@ func NewWorld(t testing.TB, o WorldOptions) *World {
 		random: rand.New(rand.NewPCG(o.Seed, 1)), //nolint:gosec // repeatable on purpose
 	}
 	w.law = newLaw(w)
+	w.gossip.random = rand.New(rand.NewPCG(o.Seed, 2)) //nolint:gosec // repeatable on purpose
 	for i := range o.Gateways {
 		w.gateways = append(w.gateways, w.newGateway(i))
 	}

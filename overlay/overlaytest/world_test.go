@@ -40,3 +40,41 @@ func TestWorldHealsAfterCrashes(t *testing.T) {
 		t.Log("restarted", w.MustConverge(time.Minute))
 	})
 }
+
+func TestLiarsChangeNothingForOthers(t *testing.T) {
+	for _, lie := range Lies {
+		t.Run(string(lie), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := NewWorld(t, WorldOptions{Gateways: 8, Pairs: 1, Network: wide})
+				defer w.Close()
+				w.StartAll()
+				w.MustConverge(time.Minute)
+				w.Lie(3, lie)
+				time.Sleep(time.Minute)
+				w.Honest(3)
+				w.Gateway(5).Crash()
+				time.Sleep(5 * time.Second)
+				w.StartAll()
+				t.Log("converged", w.MustConverge(time.Minute))
+			})
+		})
+	}
+}
+
+func TestHostileMemberlistDelaysViewsOnly(t *testing.T) {
+	for _, h := range []Hostility{HostileSilent, HostileDeaths, HostileNoise} {
+		t.Run(string(h), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := NewWorld(t, WorldOptions{Gateways: 10, Network: wide})
+				defer w.Close()
+				w.SetHostility(h)
+				w.StartAll()
+				t.Log("mass start", w.MustConverge(time.Minute))
+				w.Partition([]int{1, 2, 3})
+				time.Sleep(3 * time.Minute)
+				w.Heal()
+				t.Log("healed", w.MustConverge(time.Minute))
+			})
+		})
+	}
+}
