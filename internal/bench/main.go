@@ -1,8 +1,9 @@
 //go:build linux
 
-// Bench measures LAN to LAN through two gateways: meshd beside the plain
-// wireguard-go program, OpenVPN and no tunnel, interleaved in one run, and our
-// Bind beside the library's. It writes the tables of docs/performance.md.
+// Bench measures LAN to LAN through two gateways, interleaved in one run: meshd
+// beside the plain wireguard-go program, OpenVPN and no tunnel, and our Bind beside
+// the library's; or, as -suite endpoint, overlay/openvpn beside OpenVPN. It writes
+// the tables of docs/performance.md.
 package main
 
 import (
@@ -25,6 +26,11 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == endpointCommand {
+		err := runEndpoint(os.Args[2])
+		cli.Print(os.Stderr, err)
+		os.Exit(cli.ExitCode(err))
+	}
 	if err := netlab.Elevate(); err != nil {
 		cli.Print(os.Stderr, err)
 		os.Exit(cli.ExitFailed)
@@ -45,11 +51,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := installed(o.variants); err != nil {
+	if err := installed(o); err != nil {
 		return err
 	}
 	if o.out != "" { // now, not after minutes
-		if _, err := replaceGenerated(o.out, ""); err != nil {
+		if _, err := replaceGenerated(o.out, o.suite.target, ""); err != nil {
 			return err
 		}
 	}
@@ -79,7 +85,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if o.out == "" {
 		return nil
 	}
-	changed, err := replaceGenerated(o.out, text)
+	changed, err := replaceGenerated(o.out, o.suite.target, text)
 	if err != nil {
 		return err
 	}
@@ -93,24 +99,24 @@ func measureAll(ctx context.Context, o options, p programs, out io.Writer) (map[
 	for round := range o.rounds {
 		for i := range o.variants {
 			name := o.variants[(round+i)%len(o.variants)]
-			s, err := measure(ctx, variants[name], p, o.duration)
+			s, err := measure(ctx, o.suite.variants[name], p, o.duration)
 			if err != nil {
 				return nil, fmt.Errorf("round %d, %s: %w", round+1, name, err)
 			}
 			results[name] = append(results[name], s)
-			fmt.Fprintf(out, "round %d/%d  %-12s  %s\n", round+1, o.rounds, name, s)
+			fmt.Fprintf(out, "round %d/%d  %-14s  %s\n", round+1, o.rounds, name, s)
 		}
 	}
 	return results, nil
 }
 
 // installed says which program of the machine is missing.
-func installed(chosen []string) error {
+func installed(o options) error {
 	need := []string{"ip", "nft", "ping"}
-	if slices.Contains(chosen, wireguard) {
+	if slices.Contains(o.variants, wireguard) {
 		need = append(need, "wg")
 	}
-	if slices.Contains(chosen, openvpn) {
+	if o.suite.name == endpoints.name || slices.Contains(o.variants, openvpn) {
 		need = append(need, "openvpn")
 	}
 	var missing []string
@@ -126,12 +132,21 @@ func installed(chosen []string) error {
 }
 
 // programs are the built ones, as paths; empty means not needed.
-type programs struct{ meshd, wireguard, bind string }
+type programs struct {
+	meshd, wireguard, bind string
+	self                   string // this one, which is also an endpoint
+	profiles               string // folder for CPU profiles of our endpoints; empty means none
+}
 
 // build compiles meshd, the wireguard-go program of the module version that
 // meshd uses too, both in the same way, and the benchmark of the Bind.
 func build(ctx context.Context, dir string, o options) (programs, error) {
-	var p programs
+	p := programs{profiles: o.profiles}
+	self, err := os.Executable()
+	if err != nil {
+		return p, err
+	}
+	p.self = self
 	compile := func(to *string, name string, args ...string) error {
 		*to = filepath.Join(dir, name)
 		cmd := exec.CommandContext(ctx, "go", append([]string{args[0], "-trimpath", "-o", *to}, args[1:]...)...)

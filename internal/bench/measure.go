@@ -21,6 +21,7 @@ type sample struct {
 	rttMed   time.Duration
 	rttP99   time.Duration
 	cpuPerGB float64 // processor seconds of all tunnel processes for each 10^9 bytes; 0 without processes
+	cpuShare float64 // of cpuPerGB, the part of the first site's process
 }
 
 // flows are the throughput measurements of a round. The host of site 1 sends
@@ -88,6 +89,7 @@ func (b bed) throughput(ctx context.Context, duration time.Duration, s *sample) 
 		return err
 	}
 	var bytes int64
+	defer b.stop()
 	for i, f := range flows {
 		t, err := b.world.Throughput(ctx, netlab.ThroughputOptions{From: near, To: far, Streams: f.streams, Reverse: f.reverse, Duration: duration})
 		if err != nil {
@@ -110,24 +112,46 @@ func (b bed) throughput(ctx context.Context, duration time.Duration, s *sample) 
 	if n > 0 {
 		return fmt.Errorf("the gateways made %d fragments: the MTU is wrong", n)
 	}
-	if len(b.processes) > 0 && after == before {
+	if len(b.processes) == 0 {
+		return nil
+	}
+	used := func(i int) float64 { return (after[i] - before[i]).Seconds() }
+	for i := range after {
+		s.cpuPerGB += used(i) / (float64(bytes) / 1e9)
+	}
+	if s.cpuPerGB == 0 {
 		return errors.New("the tunnel processes did nothing: packets take another way")
 	}
-	s.cpuPerGB = (after - before).Seconds() / (float64(bytes) / 1e9)
+	s.cpuShare = used(0) / (float64(bytes) / 1e9)
 	return nil
 }
 
-// cpu is the processor time that the processes have used so far.
-func (b bed) cpu() (time.Duration, error) {
-	var sum time.Duration
+// cpu is the processor time that each process has used so far.
+func (b bed) cpu() ([]time.Duration, error) {
+	var all []time.Duration
 	for _, p := range b.processes {
 		t, err := p.CPU()
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		sum += t
+		all = append(all, t)
 	}
-	return sum, nil
+	return all, nil
+}
+
+// stopTimeout is how long a process may take to write its profile.
+const stopTimeout = 5 * time.Second
+
+// stop lets processes that write profiles do so. The world ends them in any case.
+func (b bed) stop() {
+	if !b.profiled {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	for _, p := range b.processes {
+		_ = p.Stop(ctx) // OpenVPN says on SIGTERM what is no error
+	}
 }
 
 // fragments is how many the gateways have made out of packets that were too

@@ -15,12 +15,14 @@ import (
 
 // options are what the command line says.
 type options struct {
+	suite    suite
 	rounds   int
 	duration time.Duration // of one throughput measurement
 	variants []string      // in the order of the table
 	out      string        // file whose generated part is replaced; empty means none
 	bind     bool          // compare our Bind with the library's
 	quick    bool          // shortest run that touches everything
+	profiles string        // folder for CPU profiles of our endpoints; empty means none
 	args     []string      // as given, for the report
 }
 
@@ -37,7 +39,9 @@ func parse(args []string) (options, error) {
 	flags.BoolVar(&o.bind, "bind", true, "compare our Bind with the library's as well")
 	flags.BoolVar(&o.quick, "quick", false, "smoke test: one round of 300 ms each; the figures mean nothing")
 	flags.StringVar(&o.out, "out", defaultOut, "file whose generated part is replaced; empty: none; quick and partial runs need it to be given")
-	chosen := flags.String("variants", strings.Join(order, ","), "what is compared")
+	flags.StringVar(&o.profiles, "profiles", "", "folder for CPU profiles of our OpenVPN endpoints; the last round's stay")
+	name := flags.String("suite", gateways.name, "what is measured: "+gateways.name+" or "+endpoints.name)
+	chosen := flags.String("variants", "", "what is compared, comma-separated; empty: all of the suite")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, err
@@ -58,20 +62,31 @@ func parse(args []string) (options, error) {
 	if o.rounds < 1 || o.duration <= 0 {
 		return o, cli.Usage(fmt.Errorf("%d rounds of %v: both must be positive", o.rounds, o.duration))
 	}
-	if err := o.choose(*chosen); err != nil {
+	var known bool
+	if o.suite, known = suites[*name]; !known {
+		return o, cli.Usage(fmt.Errorf("suite %q is not known", *name))
+	}
+	if err := o.choose(*chosen, given["variants"]); err != nil {
 		return o, cli.Usage(err)
 	}
-	if !given["out"] && (o.quick || !o.bind || len(o.variants) < len(order)) {
+	withBind := o.bind
+	o.bind = o.bind && o.suite.bind
+	if !given["out"] && (o.quick || !withBind || len(o.variants) < len(o.suite.order())) {
 		o.out = ""
 	}
 	return o, nil
 }
 
-// choose takes a comma-separated list of variants.
-func (o *options) choose(list string) error {
+// choose takes a comma-separated list of variants, or all if none is given.
+func (o *options) choose(list string, given bool) error {
+	order := o.suite.order()
+	if !given {
+		o.variants = order
+		return nil
+	}
 	names := strings.Split(list, ",")
 	for _, name := range names {
-		if _, ok := variants[name]; !ok {
+		if _, ok := o.suite.variants[name]; !ok {
 			return fmt.Errorf("variant %q is not one of %s", name, strings.Join(order, ", "))
 		}
 	}
@@ -92,8 +107,8 @@ func (o options) limit() time.Duration {
 
 // command is what has to be typed for the same run.
 func (o options) command() string {
-	if len(o.args) == 0 {
-		return "make bench"
+	if len(o.args) == 0 || slices.Equal(o.args, []string{"-suite", o.suite.name}) {
+		return o.suite.target
 	}
 	return "go run ./internal/bench " + strings.Join(o.args, " ")
 }

@@ -21,22 +21,13 @@ type report struct {
 	bind    map[string][]bindSample
 }
 
-// goal is what the throughput of meshd must reach, as part of wireguard-go's.
-const goal = 0.97
-
 // markdown renders the tables.
 func (r report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Machine: %s. Command: `%s`, %s; %d rounds, %v for each throughput measurement.\n\n",
+	fmt.Fprintf(&b, "Machine: %s. Command: `%s`, %s; %d rounds, %v for each throughput measurement.\n",
 		r.machine, r.options.command(), r.day.Format(time.DateOnly), r.options.rounds, r.options.duration)
-	b.WriteString("Medians of the rounds, TCP in Gbit/s:\n\n")
-	b.WriteString(r.absolute())
-	if table := r.relative(); table != "" {
-		b.WriteString("\nRatios to wireguard-go round by round, median (smallest to largest):\n\n")
-		b.WriteString(table)
-	}
-	if r.paired(meshd) {
-		b.WriteString("\n" + r.verdict() + "\n")
+	for _, g := range r.options.suite.groups {
+		b.WriteString(r.group(g))
 	}
 	if len(r.bind) > 0 {
 		fmt.Fprintf(&b, "\nOur Bind against the library's own, batches of %d full packets over loopback, medians of %d interleaved runs of `go test -bench '^BenchmarkBind$' ./overlay/internal/link`:\n\n",
@@ -44,6 +35,30 @@ func (r report) markdown() string {
 		b.WriteString(bindTable(r.bind))
 	}
 	return strings.TrimRight(b.String(), "\n")
+}
+
+// group renders the tables of variants that are compared with each other.
+func (r report) group(g group) string {
+	g.order = slices.DeleteFunc(slices.Clone(g.order), func(name string) bool { return len(r.results[name]) == 0 })
+	if len(g.order) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	if g.title != "" {
+		fmt.Fprintf(&b, "\n%s\n", g.title)
+	}
+	b.WriteString("\nMedians of the rounds, TCP in Gbit/s:\n\n")
+	b.WriteString(r.absolute(g))
+	if table := r.relative(g); table != "" {
+		fmt.Fprintf(&b, "\nRatios to %s round by round, median (smallest to largest):\n\n", g.baseline)
+		b.WriteString(table)
+	}
+	for _, name := range g.order {
+		if goal := g.goals[name]; goal > 0 && r.paired(g, name) {
+			b.WriteString("\n" + r.verdict(g, name, goal) + "\n")
+		}
+	}
+	return b.String()
 }
 
 // heading is the first two lines of a table, with a column for each flow.
@@ -57,10 +72,14 @@ func heading(first string, more ...string) string {
 }
 
 // absolute is the table of what was measured.
-func (r report) absolute() string {
+func (r report) absolute(g group) string {
 	var b strings.Builder
-	b.WriteString(heading("variant", "RTT median µs", "RTT p99 µs", "CPU s/GB"))
-	for _, name := range r.options.variants {
+	more := []string{"RTT median µs", "RTT p99 µs", "CPU s/GB"}
+	if g.split {
+		more = append(more, "of it gw1")
+	}
+	b.WriteString(heading("variant", more...))
+	for _, name := range g.order {
 		of := func(value func(sample) float64) float64 { return median(values(r.results[name], value)) }
 		fmt.Fprintf(&b, "| %s |", name)
 		for i := range flows {
@@ -68,65 +87,69 @@ func (r report) absolute() string {
 		}
 		fmt.Fprintf(&b, " %.0f | %.0f |",
 			of(func(s sample) float64 { return float64(s.rttMed) / 1e3 }), of(func(s sample) float64 { return float64(s.rttP99) / 1e3 }))
-		if variants[name].processes == 0 {
+		if r.options.suite.variants[name].processes == 0 {
 			b.WriteString(" – |\n")
 			continue
 		}
-		fmt.Fprintf(&b, " %.2f |\n", of(func(s sample) float64 { return s.cpuPerGB }))
+		fmt.Fprintf(&b, " %.2f |", of(func(s sample) float64 { return s.cpuPerGB }))
+		if g.split {
+			fmt.Fprintf(&b, " %.2f |", of(func(s sample) float64 { return s.cpuShare }))
+		}
+		b.WriteString("\n")
 	}
 	return b.String()
 }
 
 // relative is the table of ratios; empty if there is nothing to compare.
-func (r report) relative() string {
+func (r report) relative(g group) string {
 	var rows strings.Builder
-	for _, name := range r.options.variants {
-		if name == wireguard || !r.paired(name) {
+	for _, name := range g.order {
+		if name == g.baseline || !r.paired(g, name) {
 			continue
 		}
 		fmt.Fprintf(&rows, "| %s |", name)
 		for i := range flows {
-			fmt.Fprintf(&rows, " %s |", r.ratio(name, func(s sample) float64 { return s.rate[i] }))
+			fmt.Fprintf(&rows, " %s |", r.ratio(g, name, func(s sample) float64 { return s.rate[i] }))
 		}
-		fmt.Fprintf(&rows, " %s | %s |", r.ratio(name, sample.total), r.ratio(name, func(s sample) float64 { return float64(s.rttMed) }))
-		if variants[name].processes == 0 {
+		fmt.Fprintf(&rows, " %s | %s |", r.ratio(g, name, sample.total), r.ratio(g, name, func(s sample) float64 { return float64(s.rttMed) }))
+		if r.options.suite.variants[name].processes == 0 {
 			rows.WriteString(" – |\n")
 			continue
 		}
-		fmt.Fprintf(&rows, " %s |\n", r.ratio(name, func(s sample) float64 { return s.cpuPerGB }))
+		fmt.Fprintf(&rows, " %s |\n", r.ratio(g, name, func(s sample) float64 { return s.cpuPerGB }))
 	}
 	if rows.Len() == 0 {
 		return ""
 	}
-	return heading("variant / wireguard-go", "all four", "RTT", "CPU") + rows.String()
+	return heading("variant / "+g.baseline, "all four", "RTT", "CPU") + rows.String()
 }
 
-// paired says whether every round measured the variant and wireguard-go.
-func (r report) paired(name string) bool {
-	return len(r.results[name]) > 0 && len(r.results[name]) == len(r.results[wireguard])
+// paired says whether every round measured the variant and the baseline.
+func (r report) paired(g group, name string) bool {
+	return len(r.results[name]) > 0 && len(r.results[name]) == len(r.results[g.baseline])
 }
 
-// verdict holds meshd against the goal.
-func (r report) verdict() string {
+// verdict holds a variant against its goal.
+func (r report) verdict(g group, name string, goal float64) string {
 	met := 0
 	for i := range flows {
-		if r.ratio(meshd, func(s sample) float64 { return s.rate[i] }).median >= goal {
+		if r.ratio(g, name, func(s sample) float64 { return s.rate[i] }).median >= goal {
 			met++
 		}
 	}
 	word := "missed"
-	if r.ratio(meshd, sample.total).median >= goal {
+	if r.ratio(g, name, sample.total).median >= goal {
 		word = "met"
 	}
-	return fmt.Sprintf("Goal: the throughput of meshd is at least %.2f of wireguard-go's. Over all four flows: %s; single flows: met in %d of %d.",
-		goal, word, met, len(flows))
+	return fmt.Sprintf("Goal: the throughput of %s is at least %.2f of %s's. Over all four flows: %s; single flows: met in %d of %d.",
+		name, goal, g.baseline, word, met, len(flows))
 }
 
-// ratio compares a variant with wireguard-go, each round with itself.
-func (r report) ratio(name string, value func(sample) float64) spread {
+// ratio compares a variant with the baseline, each round with itself.
+func (r report) ratio(g group, name string, value func(sample) float64) spread {
 	var ratios []float64
 	for i, s := range r.results[name] {
-		if w := value(r.results[wireguard][i]); w > 0 {
+		if w := value(r.results[g.baseline][i]); w > 0 {
 			ratios = append(ratios, value(s)/w)
 		}
 	}
@@ -183,22 +206,23 @@ func model(cpuinfo string) string {
 	return "unknown processor (" + runtime.GOARCH + ")"
 }
 
-// The generated part of the file stands between these lines.
-const (
-	beginMark = "<!-- generated by make bench: begin -->"
-	endMark   = "<!-- generated by make bench: end -->"
-)
+// marks are the lines between which the generated part of the file stands, for
+// the make target that writes it.
+func marks(target string) (begin, end string) {
+	return "<!-- generated by " + target + ": begin -->", "<!-- generated by " + target + ": end -->"
+}
 
 // replaceGenerated returns the content of a file with text between the marks.
-func replaceGenerated(path, text string) ([]byte, error) {
+func replaceGenerated(path, target, text string) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	head, rest, begins := bytes.Cut(b, []byte(beginMark))
-	_, tail, ends := bytes.Cut(rest, []byte(endMark))
+	begin, end := marks(target)
+	head, rest, begins := bytes.Cut(b, []byte(begin))
+	_, tail, ends := bytes.Cut(rest, []byte(end))
 	if !begins || !ends {
-		return nil, fmt.Errorf("%s: the lines %q and %q are missing", path, beginMark, endMark)
+		return nil, fmt.Errorf("%s: the lines %q and %q are missing", path, begin, end)
 	}
-	return slices.Concat(head, []byte(beginMark+"\n\n"+text+"\n\n"+endMark), tail), nil
+	return slices.Concat(head, []byte(begin+"\n\n"+text+"\n\n"+end), tail), nil
 }

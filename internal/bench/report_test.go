@@ -62,15 +62,16 @@ func at(rate float64) sample {
 }
 
 func TestRatioComparesRoundByRound(t *testing.T) {
+	g := gateways.groups[0]
 	r := report{results: map[string][]sample{
 		meshd:     {at(10), at(1), at(30)},
 		wireguard: {at(10), at(2), at(10)},
 	}}
-	if got, want := r.ratio(meshd, sample.total), (spread{0.5, 1, 3}); got != want {
+	if got, want := r.ratio(g, meshd, sample.total), (spread{0.5, 1, 3}); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	none := report{results: map[string][]sample{meshd: {at(1)}, wireguard: {at(0)}}}
-	if got := none.ratio(meshd, sample.total); got != (spread{}) {
+	if got := none.ratio(g, meshd, sample.total); got != (spread{}) {
 		t.Errorf("ratio to nothing: got %v", got)
 	}
 }
@@ -96,7 +97,8 @@ func TestReportHasTablesAndVerdict(t *testing.T) {
 		"| none | 20.00 | 20.00 | 20.00 | 20.00 | 50 | 1000 | – |",
 		"| meshd | 1.95 | 1.95 | 1.95 | 1.95 | 500 | 1000 | 2.00 |",
 		"| meshd | 0.975 (0.97–0.97) |",
-		"Over all four flows: met; single flows: met in 4 of 4.",
+		"Ratios to wireguard-go round by round",
+		"Goal: the throughput of meshd is at least 0.97 of wireguard-go's. Over all four flows: met; single flows: met in 4 of 4.",
 		"| library | 1.00 | 3000 | 1.00 | 10 |",
 		"| ours | 0.50 | 6000 | 0.00 | 0 |",
 	} {
@@ -152,6 +154,8 @@ func TestOnlyCompleteRunsWriteUnasked(t *testing.T) {
 		{[]string{"-variants", "none,meshd"}, ""},
 		{[]string{"-quick", "-out", "x.md"}, "x.md"},
 		{[]string{"-out", ""}, ""},
+		{[]string{"-suite", "endpoint"}, defaultOut},
+		{[]string{"-suite", "endpoint", "-variants", staticPair}, ""},
 	} {
 		o, err := parse(c.args)
 		if err != nil {
@@ -177,7 +181,7 @@ func TestQuickLeavesWhatIsGiven(t *testing.T) {
 }
 
 func TestBadCommandLines(t *testing.T) {
-	for _, args := range [][]string{{"-rounds", "0"}, {"-duration", "-1s"}, {"-variants", "meshd,ipsec"}, {"-variants", ""}, {"more"}} {
+	for _, args := range [][]string{{"-rounds", "0"}, {"-duration", "-1s"}, {"-variants", "meshd,ipsec"}, {"-variants", ""}, {"more"}, {"-suite", "x"}, {"-suite", "endpoint", "-variants", "meshd"}} {
 		if _, err := parse(args); cli.ExitCode(err) != cli.ExitUsage {
 			t.Errorf("%q: got %v", args, err)
 		}
@@ -189,7 +193,7 @@ func TestBadCommandLines(t *testing.T) {
 
 func TestMissingProgramsAreNamed(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	err := installed([]string{openvpn})
+	err := installed(options{variants: []string{openvpn}})
 	if err == nil || !strings.Contains(err.Error(), "openvpn") || strings.Contains(err.Error(), "wg") {
 		t.Fatalf("got %v", err)
 	}
@@ -214,13 +218,22 @@ func TestTopologyIsValid(t *testing.T) {
 }
 
 func TestEveryVariantIsInOrder(t *testing.T) {
-	for _, name := range order {
-		if _, ok := variants[name]; !ok {
-			t.Errorf("%s has no variant", name)
+	for _, s := range suites {
+		for _, name := range s.order() {
+			if _, ok := s.variants[name]; !ok {
+				t.Errorf("%s: %s has no variant", s.name, name)
+			}
 		}
-	}
-	if len(order) != len(variants) {
-		t.Errorf("%d names for %d variants", len(order), len(variants))
+		if len(s.order()) != len(s.variants) {
+			t.Errorf("%s: %d names for %d variants", s.name, len(s.order()), len(s.variants))
+		}
+		for _, g := range s.groups {
+			for name := range g.goals {
+				if !slices.Contains(g.order, name) || !slices.Contains(g.order, g.baseline) {
+					t.Errorf("%s: goal of %s for %s is not in its group", s.name, g.baseline, name)
+				}
+			}
+		}
 	}
 }
 
@@ -264,21 +277,22 @@ func TestModel(t *testing.T) {
 
 func TestReplaceGeneratedKeepsTheRest(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "p.md")
-	if err := os.WriteFile(path, []byte("before\n"+beginMark+"\nold\n"+endMark+"\nafter\n"), 0o600); err != nil {
+	begin, end := marks("make bench")
+	if err := os.WriteFile(path, []byte("before\n"+begin+"\nold\n"+end+"\nafter\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := replaceGenerated(path, "new")
+	got, err := replaceGenerated(path, "make bench", "new")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff("before\n"+beginMark+"\n\nnew\n\n"+endMark+"\nafter\n", string(got)); diff != "" {
+	if diff := cmp.Diff("before\n"+begin+"\n\nnew\n\n"+end+"\nafter\n", string(got)); diff != "" {
 		t.Errorf("content (-want +got):\n%s", diff)
 	}
-	for _, content := range []string{"nothing", endMark + beginMark, beginMark} {
+	for _, content := range []string{"nothing", end + begin, begin} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := replaceGenerated(path, "new"); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := replaceGenerated(path, "make bench", "new"); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%q: got %v", content, err)
 		}
 	}

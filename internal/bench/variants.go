@@ -26,6 +26,7 @@ type variant struct {
 type bed struct {
 	world     *netlab.World
 	processes []*netlab.Process
+	profiled  bool // processes write profiles at their end
 }
 
 // Names of the variants, for the command line and the table.
@@ -36,14 +37,16 @@ const (
 	openvpn   = "openvpn"
 )
 
-// order is that of the table.
-var order = []string{none, wireguard, meshd, openvpn}
-
-var variants = map[string]variant{
-	none:      {open: plain(upNone)},
-	wireguard: {open: plain(upWireGuard), processes: 2},
-	meshd:     {open: openMeshd, processes: 2},
-	openvpn:   {open: plain(upOpenVPN), processes: 2},
+// gateways compares ways to connect two sites.
+var gateways = suite{
+	name: "gateways", target: "make bench", bind: true,
+	groups: []group{{order: []string{none, wireguard, meshd, openvpn}, baseline: wireguard, goals: map[string]float64{meshd: 0.97}}},
+	variants: map[string]variant{
+		none:      {open: plain(upNone)},
+		wireguard: {open: plain(upWireGuard), processes: 2},
+		meshd:     {open: openMeshd, processes: 2},
+		openvpn:   {open: plain(upOpenVPN), processes: 2},
+	},
 }
 
 // upTimeout bounds how long a variant may take to carry the first packet.
@@ -123,7 +126,7 @@ func plain(up func(ctx context.Context, w *netlab.World, p programs) ([]*netlab.
 			return bed{}, err
 		}
 		processes, err := up(ctx, w, p)
-		return bed{world: w, processes: processes}, err
+		return bed{world: w, processes: processes, profiled: p.profiles != ""}, err
 	}
 }
 
