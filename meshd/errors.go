@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/planetmesh/planetmesh/internal/cli"
+	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/meshd/internal/conf"
 	"github.com/planetmesh/planetmesh/meshd/internal/ctl"
 	"github.com/planetmesh/planetmesh/overlay"
@@ -34,15 +35,34 @@ func cure(err error, p *places) string {
 		return "meshd check " + shellWord(faults[0].File)
 	}
 	if grant, ok := errors.AsType[*overlay.GrantError](err); ok {
-		return fmt.Sprintf("take %v out of \"announce\", or join again with a ticket that has it", grant.Prefix)
+		list := "\"announce\""
+		if attached, ok := errors.AsType[*attach.Error](err); ok {
+			list = "the prefixes of " + attached.Name
+		}
+		return fmt.Sprintf("take %v out of %s, or join again with a ticket that has it", grant.Prefix, list)
 	}
 	if overlap, ok := errors.AsType[*overlay.OverlapError](err); ok {
 		return fmt.Sprintf("renumber the LAN, or ask site %s to give %v up", overlap.Site, overlap.Other)
 	}
-	for _, c := range []func(error, *places) string{socketCure, stateCure, ticketCure, hostCure} {
+	for _, c := range []func(error, *places) string{attachmentCure, socketCure, stateCure, ticketCure, hostCure} {
 		if hint := c(err, p); hint != "" {
 			return hint
 		}
+	}
+	return ""
+}
+
+// attachmentCure is about the interface and the socket of an attachment.
+func attachmentCure(err error, _ *places) string {
+	attached, ok := errors.AsType[*attach.Error](err)
+	switch {
+	case !ok:
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "ss -lunpt shows who has the port; \"listen:\" of " + attached.Name + " names another one"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "ip address shows what this host has; \"listen:\" of " + attached.Name + " names the address, \":PORT\" means every one"
+	case errors.Is(err, fs.ErrExist):
+		return "ip link shows who has the interface; \"device:\" of " + attached.Name + " names another one"
 	}
 	return ""
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/planetmesh/planetmesh/internal/cli"
+	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/meshd/internal/conf"
 	"github.com/planetmesh/planetmesh/meshd/internal/ctl"
 	"github.com/planetmesh/planetmesh/overlay"
@@ -27,6 +28,11 @@ func TestEveryKnownErrorHasACure(t *testing.T) {
 	}{
 		{conf.Faults{{File: "m.yaml", Problem: "wrong"}}, "meshd check m.yaml"},
 		{&overlay.GrantError{Prefix: prefix}, "take 10.0.0.0/8 out of"},
+		{&attach.Error{Name: "r30", Err: &overlay.GrantError{Prefix: prefix}}, "take 10.0.0.0/8 out of the prefixes of r30"},
+		{&attach.Error{Name: "r30", Err: syscall.EADDRINUSE}, "\"listen:\" of r30"},
+		{&attach.Error{Name: "r30", Err: syscall.EADDRNOTAVAIL}, "\"listen:\" of r30"},
+		{&attach.Error{Name: "r30", Err: os.ErrExist}, "\"device:\" of r30"},
+		{&attach.Error{Name: "r30", Err: errors.ErrUnsupported}, "device: netstack"},
 		{&overlay.OverlapError{Prefix: prefix, Other: prefix, Site: "20"}, "ask site 20 to give 10.0.0.0/8 up"},
 		{ctl.ErrNotRunning, "meshd run --config m.yaml --state s --run r"},
 		{ctl.ErrInUse, "meshd status --run r"},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/meshd/internal/ctl"
 	"github.com/planetmesh/planetmesh/overlay"
 )
@@ -42,7 +43,7 @@ func golden(t *testing.T, name string, write func(w io.Writer)) {
 var now = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
 // newStatusOfMany is a status with one peer in every state.
-func newStatusOfMany() overlay.Status {
+func newStatusOfMany() ctl.Status {
 	peer := func(site string, state overlay.PeerState) overlay.PeerStatus {
 		return overlay.PeerStatus{
 			Gateway: "gw-" + site, Site: site, ID: strings.Repeat("0", 30) + site, State: state,
@@ -59,7 +60,7 @@ func newStatusOfMany() overlay.Status {
 	known.Since, known.MTU = time.Time{}, 0
 	hostile := peer("80", overlay.PeerRevoked)
 	hostile.Gateway = "gw\x1b[2J"
-	return overlay.Status{
+	return ctl.Status{Status: overlay.Status{
 		Version: overlay.StatusVersion,
 		Time:    now,
 		Mesh:    overlay.MeshStatus{Name: "planet", ID: strings.Repeat("0123456789abcdef", 4)},
@@ -78,6 +79,26 @@ func newStatusOfMany() overlay.Status {
 		},
 		Refused:  []overlay.RefusedStatus{{Prefix: netip.MustParsePrefix("192.168.40.0/24"), Gateway: "gw-40", Reason: "collides with 192.168.40.0/24 on eth1 of this host"}},
 		Warnings: []string{"ipv6 is switched off on this host"},
+	}}
+}
+
+// newAttachments is one router in every state.
+func newAttachments() []attach.Status {
+	prefix := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
+	return []attach.Status{
+		{
+			Name: "r30a", Interface: "ov-r30a", State: attach.StateUp, Since: now.Add(-3 * time.Hour), Mode: "static", Transport: "udp",
+			Cipher: "AES-256-CBC", Digest: "SHA256", Peer: netip.MustParseAddrPort("10.4.0.92:1195"), Prefixes: prefix("192.168.30.0/24"), Priority: 10,
+			Counters: attach.Counters{RxBytes: 2_000_000, TxBytes: 3_000_000, Dropped: map[string]uint64{"source": 3, "replay": 1}},
+		},
+		{
+			Name: "r40", Interface: "ov-r40", State: attach.StateConnecting, Since: now.Add(-20 * time.Second), Mode: "tls-server", Transport: "tcp-listen",
+			Prefixes: prefix("192.168.40.0/24"),
+		},
+		{
+			Name: "r50", Interface: "ov-r50", State: attach.StateDown, Since: now.Add(-2 * time.Minute), Mode: "tls-client", Transport: "udp",
+			Cipher: "AES-256-GCM", Prefixes: prefix("192.168.50.0/24"), LastError: "nothing authentic from the peer within the restart timeout",
+		},
 	}
 }
 
@@ -86,7 +107,7 @@ func TestStatusForPeople(t *testing.T) {
 	golden(t, "status", func(w io.Writer) { printStatus(w, s, nil, false) })
 	golden(t, "status-colour", func(w io.Writer) { printStatus(w, s, nil, true) })
 	golden(t, "status-alone", func(w io.Writer) {
-		printStatus(w, overlay.Status{Time: now, Mesh: s.Mesh, Self: overlay.SelfStatus{Gateway: "gw-10", Site: "10", Overlay: s.Self.Overlay, Port: 17946, MTU: 1420}}, nil, false)
+		printStatus(w, ctl.Status{Status: overlay.Status{Time: now, Mesh: s.Mesh, Self: overlay.SelfStatus{Gateway: "gw-10", Site: "10", Overlay: s.Self.Overlay, Port: 17946, MTU: 1420}}}, nil, false)
 	})
 }
 
@@ -98,6 +119,17 @@ func TestWatchedStatusShowsRates(t *testing.T) {
 	after.Peers[0].TxBytes = 500 // the session began anew
 	after.Peers = append(after.Peers, overlay.PeerStatus{Gateway: "gw-new", Site: "90", ID: "new", State: overlay.PeerUp})
 	golden(t, "status-watch", func(w io.Writer) { printStatus(w, after, &before, false) })
+}
+
+func TestAttachedRoutersForPeople(t *testing.T) {
+	before, after := newStatusOfMany(), newStatusOfMany()
+	before.Peers, before.Conflicts, before.Refused, before.Warnings = nil, nil, nil, nil
+	after.Peers, after.Conflicts, after.Refused, after.Warnings = nil, nil, nil, nil
+	before.Attachments, after.Attachments = newAttachments(), newAttachments()
+	after.Time = now.Add(2 * time.Second)
+	after.Attachments[0].RxBytes += 5_000_000
+	golden(t, "status-attachments", func(w io.Writer) { printStatus(w, before, nil, false) })
+	golden(t, "status-attachments-watch", func(w io.Writer) { printStatus(w, after, &before, false) })
 }
 
 func TestRoutesForPeople(t *testing.T) {

@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"reflect"
-	"slices"
 
+	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/meshd/internal/conf"
-	"github.com/planetmesh/planetmesh/overlay"
 )
 
 // reload reads the configuration again and puts into effect what can change
@@ -33,36 +32,26 @@ func (d *daemon) reload(ctx context.Context) {
 	}
 	// What needs a restart stays what it is, so that the next reload says it again.
 	now := *d.conf
-	now.Announce, now.Accept, now.Log.Level = next.Announce, next.Accept, next.Log.Level
+	now.Announce, now.Accept, now.OpenVPN, now.Log.Level = next.Announce, next.Accept, next.OpenVPN, next.Log.Level
 	d.conf = &now
 	d.log.Info("configuration applied", "file", next.File)
 }
 
 // apply changes all that can be changed, or nothing.
 func (d *daemon) apply(ctx context.Context, next *conf.Config) error {
-	before := d.mesh.Routes()
-	if routes := announced(next, d.mesh.Status().Self); !slices.Equal(routes, before) {
-		if err := d.mesh.SetRoutes(ctx, routes); err != nil {
-			return err
-		}
+	if err := d.attach.Apply(ctx, desired(next)); err != nil {
+		return err
 	}
 	if err := d.mesh.SetAccept(next.Accept); err != nil {
-		return errors.Join(err, d.mesh.SetRoutes(ctx, before))
+		return errors.Join(err, d.attach.Apply(ctx, desired(d.conf)))
 	}
 	d.level.Set(next.Log.Level)
 	return nil
 }
 
-// announced is what c says that the gateway shall announce.
-func announced(c *conf.Config, self overlay.SelfStatus) []overlay.Route {
-	if c.Announce != nil {
-		return c.Announce
-	}
-	routes := make([]overlay.Route, len(self.Granted))
-	for i, prefix := range self.Granted {
-		routes[i] = overlay.Route{Prefix: prefix}
-	}
-	return routes
+// desired is what c says that the gateway shall announce and attach.
+func desired(c *conf.Config) attach.Desired {
+	return attach.Desired{Announce: c.Announce, OpenVPN: c.OpenVPN}
 }
 
 // needRestart names the keys of settings that differ and are read only once.

@@ -52,5 +52,5 @@ func printRoutes(w io.Writer, r ctl.Routes, colour bool) {
 	} else {
 		t.print(w, colour)
 	}
-	printProblems(w, overlay.Status{Conflicts: r.Conflicts, Refused: r.Refused}, colour)
+	printProblems(w, overlay.Status{Conflicts: r.Conflicts, Refused: r.Refused}, nil, colour)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/planetmesh/planetmesh/internal/cli"
 	"github.com/planetmesh/planetmesh/internal/version"
+	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/meshd/internal/conf"
 	"github.com/planetmesh/planetmesh/meshd/internal/ctl"
 	"github.com/planetmesh/planetmesh/overlay"
@@ -34,7 +35,8 @@ func newRun() *cobra.Command {
 		Long: `Run starts the gateway of this machine and stays in the foreground. It logs to standard error.
 
 SIGTERM and SIGINT stop it and hand the host back as it was found. SIGHUP reads the configuration
-again: announced and accepted prefixes and the log level change at once, a faulty file changes nothing.`,
+again: announced and accepted prefixes, attached routers and the log level change at once, a faulty
+file changes nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := loadForRun(&p, logged)
@@ -91,6 +93,7 @@ type daemon struct {
 	level  *slog.LevelVar
 	log    *slog.Logger
 	mesh   *overlay.Mesh
+	attach *attach.Set
 }
 
 func newDaemon(p *places, logged logFlags, c *conf.Config, stderr io.Writer) *daemon {
@@ -126,7 +129,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause != nil {
 		d.log.Info("gateway stops", "cause", cause.Error())
 	}
-	if closeErr := d.mesh.Close(); err == nil {
+	if closeErr := d.close(); err == nil {
 		err = closeErr // else it is what serve told, or what came of that
 	}
 	if err == nil {
@@ -135,17 +138,27 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// open starts the mesh.
+// close ends what open started.
+func (d *daemon) close() error { return errors.Join(d.attach.Close(), d.mesh.Close()) }
+
+// open starts the mesh and attaches the routers.
 func (d *daemon) open(ctx context.Context) error {
 	config := d.conf.Overlay()
 	config.Store = overlay.OpenDir(d.conf.State)
 	config.Logger = d.log
 	config.Software = software()
+	if config.Routes == nil && len(d.conf.OpenVPN) > 0 {
+		config.Routes = []overlay.Route{} // all that is granted but what routers have: attach knows what that is
+	}
 	mesh, err := overlay.Open(ctx, config)
 	if err != nil {
 		return err
 	}
 	d.mesh = mesh
+	d.attach = attach.New(attach.Config{Mesh: mesh, Dir: d.conf.State, Logger: d.log})
+	if err := d.attach.Apply(ctx, desired(d.conf)); err != nil {
+		return errors.Join(err, d.close())
+	}
 	s := mesh.Status()
 	d.log.Info("gateway started", "gateway", s.Self.Gateway, "site", s.Self.Site, "mesh", s.Mesh.Name, "port", s.Self.Port)
 	return nil
@@ -163,6 +176,8 @@ func (d *daemon) serve(ctx context.Context, socket net.Listener, reload <-chan o
 		About:  ctl.About{Software: software(), PID: os.Getpid(), State: state, Started: time.Now()},
 		Hint:   func(err error) string { return cure(err, d.places) },
 		Logger: d.log,
+
+		Attachments: d.attach.Status,
 	}
 	serving, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/planetmesh/planetmesh/internal/cli"
+	"github.com/planetmesh/planetmesh/meshd/internal/ctl"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -27,7 +28,7 @@ func newStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show who is in the mesh and how to reach them",
-		Long: `Status shows this gateway, every other gateway with its path, and what is degraded.
+		Long: `Status shows this gateway, every other gateway with its path, attached routers, and what is degraded.
 With --watch it does so every second; then RX and TX are rates.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,7 +67,7 @@ func watchStatus(cmd *cobra.Command, p *places, asJSON bool) error {
 	out := cmd.OutOrStdout()
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
-	var before *overlay.Status
+	var before *ctl.Status
 	for {
 		s, err := p.client().Status(cmd.Context())
 		switch {
@@ -99,7 +100,7 @@ func watchStatus(cmd *cobra.Command, p *places, asJSON bool) error {
 
 // printStatus prints s for people. With an earlier status, traffic is shown as
 // rates between the two.
-func printStatus(w io.Writer, s overlay.Status, before *overlay.Status, colour bool) {
+func printStatus(w io.Writer, s ctl.Status, before *ctl.Status, colour bool) {
 	label := func(name string) string { return paint(fmt.Sprintf("%-11s", name), dim, colour) }
 	self := s.Self
 	up := 0
@@ -119,7 +120,12 @@ func printStatus(w io.Writer, s overlay.Status, before *overlay.Status, colour b
 		t := peerTable(s, before)
 		t.print(w, colour)
 	}
-	printProblems(w, s, colour)
+	if len(s.Attachments) > 0 {
+		fmt.Fprintln(w)
+		t := attachmentTable(s, before)
+		t.print(w, colour)
+	}
+	printProblems(w, s.Status, attachmentProblems(s), colour)
 }
 
 func role(self overlay.SelfStatus) string {
@@ -170,7 +176,7 @@ func remaining(now, t time.Time) string {
 }
 
 // peerTable has a line for every other gateway.
-func peerTable(s overlay.Status, before *overlay.Status) *table {
+func peerTable(s ctl.Status, before *ctl.Status) *table {
 	t := new(table)
 	rx, tx := ">RX", ">TX"
 	if before != nil {
@@ -228,7 +234,7 @@ func lossCell(loss float64) cell {
 }
 
 // traffic is what p sent and received since its start, or a second since before.
-func traffic(p overlay.PeerStatus, s overlay.Status, before *overlay.Status) (received, sent string) {
+func traffic(p overlay.PeerStatus, s ctl.Status, before *ctl.Status) (received, sent string) {
 	if before == nil {
 		return size(p.RxBytes), size(p.TxBytes)
 	}
@@ -249,7 +255,7 @@ func rate(before, now uint64, seconds float64) string {
 }
 
 // printProblems prints what is degraded, each with its cure as far as one is known.
-func printProblems(w io.Writer, s overlay.Status, colour bool) {
+func printProblems(w io.Writer, s overlay.Status, more []string, colour bool) {
 	var lines []string
 	lines = append(lines, s.Warnings...)
 	for _, c := range s.Conflicts {
@@ -258,6 +264,7 @@ func printProblems(w io.Writer, s overlay.Status, colour bool) {
 	for _, r := range s.Refused {
 		lines = append(lines, fmt.Sprintf("%v of %s is not installed here: %s", r.Prefix, r.Gateway, r.Reason))
 	}
+	lines = append(lines, more...)
 	if len(lines) == 0 {
 		return
 	}

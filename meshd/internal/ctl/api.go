@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -34,6 +35,12 @@ type About struct {
 	PID      int       `json:"pid"`
 	State    string    `json:"state"` // state directory, absolute
 	Started  time.Time `json:"started"`
+}
+
+// Status is overlay.Status and the routers that are attached to this gateway.
+type Status struct {
+	overlay.Status
+	Attachments []attach.Status `json:"attachments,omitempty"` // in the order of the configuration
 }
 
 // Routes is the part of overlay.Status that says where packets go.

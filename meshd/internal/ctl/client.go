@@ -64,8 +64,8 @@ func (c *Client) About(ctx context.Context) (out About, err error) {
 	return out, c.do(ctx, http.MethodGet, "/v1/about", nil, &out)
 }
 
-// Status is the daemon's overlay.Mesh.Status.
-func (c *Client) Status(ctx context.Context) (out overlay.Status, err error) {
+// Status is that of the daemon's mesh and of its attachments.
+func (c *Client) Status(ctx context.Context) (out Status, err error) {
 	return out, c.do(ctx, http.MethodGet, "/v1/status", nil, &out)
 }
 

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -60,6 +62,36 @@ func serve(t testing.TB, m Mesh) (client *Client, dir string, stop func() error)
 	}
 	t.Cleanup(func() { _ = stop() })
 	return NewClient(dir), dir, stop
+}
+
+func TestAttachedRoutersAreInTheStatus(t *testing.T) {
+	dir := newDir(t)
+	l, err := Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []attach.Status{{
+		Name: "r30", State: attach.StateUp, Peer: netip.MustParseAddrPort("10.4.0.92:1195"), Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.30.0/24")},
+		Counters: attach.Counters{RxBytes: 5, Dropped: map[string]uint64{attach.DropSource: 1}},
+	}}
+	s := &Server{Mesh: newFakeMesh(t), Attachments: func() []attach.Status { return want }}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, l) }()
+	got, err := NewClient(dir).Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got.Attachments, cmpopts.EquateComparable(netip.AddrPort{}, netip.Prefix{})); diff != "" {
+		t.Errorf("attachments (-want +got):\n%s", diff)
+	}
+	if got.Version != overlay.StatusVersion || got.Mesh.Name != "planet" {
+		t.Errorf("status %+v, want that of the mesh beside the attachments", got)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 // contract holds for every mesh of which this gateway is site 10 with an

@@ -2,7 +2,7 @@
 // a unix socket that only the daemon's user can reach.
 //
 //	GET  /v1/about         About: which daemon answers
-//	GET  /v1/status        overlay.Status
+//	GET  /v1/status        Status
 //	GET  /v1/routes        Routes
 //	GET  /v1/matrix        overlay.Matrix
 //	POST /v1/matrix/hosts  HostsRequest  -> overlay.HostMatrix

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -32,6 +33,9 @@ type Server struct {
 	About  About                  // Version is filled in
 	Hint   func(err error) string // what to do about an error; nil means no hints
 	Logger *slog.Logger           // nil means nothing is logged
+
+	// Attachments is what the attached routers do; nil means that there are none.
+	Attachments func() []attach.Status
 }
 
 // Serve answers requests on l until ctx ends, closes l, and returns nil then.
@@ -91,7 +95,7 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 		about.Version = Version
 		return about, nil
 	})
-	answer("GET /v1/status", func(*http.Request) (any, error) { return s.Mesh.Status(), nil })
+	answer("GET /v1/status", func(*http.Request) (any, error) { return s.status(), nil })
 	answer("GET /v1/routes", func(*http.Request) (any, error) { return s.routes(), nil })
 	answer("GET /v1/matrix", func(r *http.Request) (any, error) { return s.Mesh.Matrix(r.Context()), nil })
 	answer("POST /v1/matrix/hosts", s.hosts)
@@ -102,6 +106,14 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 		s.fail(w, &requestError{http.StatusNotFound, fmt.Sprintf("no such request: %s %s", r.Method, r.URL.Path)})
 	})
 	return mux
+}
+
+func (s *Server) status() Status {
+	out := Status{Status: s.Mesh.Status()}
+	if s.Attachments != nil {
+		out.Attachments = s.Attachments()
+	}
+	return out
 }
 
 func (s *Server) routes() Routes {
