@@ -87,7 +87,7 @@ func TestPacketPathAllocatesNothing(t *testing.T) {
 		batch := [][]byte{innerPacket(1, 1400), innerPacket(2, 60)}
 		buf := make([]byte, 2048)
 		if n := testing.AllocsPerRun(100, func() {
-			if count, _ := l.transmit(&out, batch, true); count != 2 {
+			if count, _ := l.transmit(&out, batch); count != 2 {
 				t.Fatalf("%d of 2 packets taken", count)
 			}
 			if _, err := recv.open(buf[:copy(buf, out.packets[0])]); err != nil {

@@ -269,7 +269,7 @@ func (e *Endpoint) readDevice(ctx context.Context) {
 			e.count.dropped[ReasonNoPeer].Add(uint64(len(payloads)))
 			continue
 		}
-		packets, bytes := l.transmit(&out, payloads, true)
+		packets, bytes := l.transmit(&out, payloads)
 		e.count.outPackets.Add(uint64(packets))
 		e.count.outBytes.Add(uint64(bytes))
 	}

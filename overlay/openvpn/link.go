@@ -27,8 +27,14 @@ type link struct {
 	frags  reassembler // guarded by fragMu
 	seq    uint8       // guarded by fragMu: sequence number of sent fragments
 
-	replyMu sync.Mutex
-	reply   sendBuffer // guarded by replyMu: pings and answers
+	// Packets reach the transport in the order of their ids, because a peer drops
+	// what comes too late: whoever seals holds sendMu until they are handed over.
+	sendMu sync.Mutex
+	reply  sendBuffer // guarded by sendMu: for what is in said
+
+	saidMu sync.Mutex
+	said   [][]byte    // guarded by saidMu: pings and answers that wait for sendMu
+	saying atomic.Bool // said is not empty
 }
 
 // channel is what differs between static key mode and TLS mode.
@@ -190,15 +196,52 @@ func (e *Endpoint) guardRelax(l *link) {
 	}
 }
 
-// say sends one payload that is no inner packet, without waiting for room.
+// maxSaid bounds the payloads that wait while a peer takes nothing.
+const maxSaid = 8
+
+// say sends one payload that is no inner packet, without waiting for room. If
+// others are being sent, it goes out after them.
 func (l *link) say(payload []byte) {
-	l.replyMu.Lock()
-	defer l.replyMu.Unlock()
-	l.transmit(&l.reply, [][]byte{payload}, false)
+	l.saidMu.Lock()
+	if len(l.said) < maxSaid {
+		l.said = append(l.said, payload)
+		l.saying.Store(true)
+	}
+	l.saidMu.Unlock()
+	l.speak()
 }
 
-// leave says goodbye.
-func (l *link) leave() { l.ch.leave() }
+// speak sends what was said, unless another goroutine holds sendMu: that one does
+// it afterwards.
+func (l *link) speak() {
+	for l.saying.Load() && l.sendMu.TryLock() {
+		l.saidMu.Lock()
+		said := l.said
+		l.said = nil
+		l.saying.Store(false)
+		l.saidMu.Unlock()
+		l.transmitLocked(&l.reply, said, false)
+		l.sendMu.Unlock()
+	}
+}
+
+// leave says goodbye. What others are sending goes out before, if the peer takes
+// it within leaveTries.
+func (l *link) leave() {
+	l.ch.leave()
+	for range leaveTries {
+		if !l.saying.Load() && l.sendMu.TryLock() {
+			l.sendMu.Unlock()
+			return
+		}
+		time.Sleep(leavePause)
+	}
+}
+
+const (
+	leaveTries = 20
+	leavePause = 5 * time.Millisecond
+)
 
 // sendBuffer is the scratch memory of one sending goroutine.
 type sendBuffer struct {
@@ -215,9 +258,17 @@ func (b *sendBuffer) slot(n int) []byte {
 	return b.packets[n][:0]
 }
 
-// transmit sends payloads and returns how many of them, and of their bytes,
-// were taken.
-func (l *link) transmit(b *sendBuffer, payloads [][]byte, wait bool) (count, bytes int) {
+// transmit sends payloads, waiting for room, and returns how many of them, and
+// of their bytes, were taken.
+func (l *link) transmit(b *sendBuffer, payloads [][]byte) (count, bytes int) {
+	l.sendMu.Lock()
+	count, bytes = l.transmitLocked(b, payloads, true)
+	l.sendMu.Unlock()
+	l.speak()
+	return count, bytes
+}
+
+func (l *link) transmitLocked(b *sendBuffer, payloads [][]byte, wait bool) (count, bytes int) {
 	out, ok := l.ch.outlet()
 	if !ok {
 		l.e.count.dropped[ReasonNoPeer].Add(uint64(len(payloads)))
