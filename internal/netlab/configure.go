@@ -32,20 +32,24 @@ func (w *World) plug() error {
 		if err := writeSysctl("net.ipv6.conf.default.disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		bridges := make(map[string]int)
+		indexes, names := make(map[string]int), make(map[string]string)
 		for i, n := range w.topology.Nets {
-			index, err := addBridge(fmt.Sprintf("net%d", i))
+			name := fmt.Sprintf("net%d", i)
+			index, err := addBridge(name)
 			if err != nil {
 				return fmt.Errorf("net %s: %w", n.Name, err)
 			}
-			bridges[n.Name] = index
+			indexes[n.Name], names[n.Name] = index, name
 		}
 		for i, spec := range w.topology.Hosts {
+			h := w.hosts[spec.Name]
 			for j, iface := range spec.Interfaces {
-				port := fmt.Sprintf("h%di%d", i, j)
-				if err := addVeth(port, bridges[iface.Net], iface, w.hosts[spec.Name].ns.net); err != nil {
+				c := &cable{iface: iface, port: fmt.Sprintf("h%di%d", i, j), net: names[iface.Net]}
+				if err := addVeth(c.port, indexes[iface.Net], iface, h.ns.net); err != nil {
 					return fmt.Errorf("host %s interface %s: %w", spec.Name, iface.Name, err)
 				}
+				h.cables[iface.Name] = c
+				w.cables = append(w.cables, c)
 			}
 		}
 		return nil
@@ -67,11 +71,15 @@ func addBridge(name string) (index int, err error) {
 	return link.Attrs().Index, nil
 }
 
-func addVeth(port string, bridge int, iface Iface, host int) error {
-	mtu := iface.MTU
-	if mtu == 0 {
-		mtu = defaultMTU
+func (i Iface) mtu() int {
+	if i.MTU == 0 {
+		return defaultMTU
 	}
+	return i.MTU
+}
+
+func addVeth(port string, bridge int, iface Iface, host int) error {
+	mtu := iface.mtu()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = port, mtu, bridge, net.FlagUp
 	veth := &netlink.Veth{

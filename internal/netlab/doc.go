@@ -26,6 +26,22 @@
 // that a world is the same everywhere: nothing is forwarded unless the host says so, rp_filter is off. Duplicate address
 // detection is off on the interfaces of the laboratory, so that IPv6 addresses work at once.
 //
+// # Links with faults
+//
+// The link between a host and its network may delay packets, vary the delay, lose, reorder and limit them, and drop what is
+// too long, in each direction by itself ([Link]). [Iface] declares how a link begins, [Host.SetLink] changes it
+// while the world runs, and [Cut] is a link that nothing passes:
+//
+//	slow := netlab.Link{Delay: 40 * time.Millisecond, Jitter: 5 * time.Millisecond, Loss: 0.01}
+//	err := world.Host("gw10").SetLink(ctx, "eth0", slow, slow) // 80 ms and twice the loss between gw10 and the others
+//
+// The kernel's netem is not needed. Loss and length are nftables rules in the world's own namespace; delay, jitter, order
+// and rate are made by a forwarder on packet sockets between two veth ends, in this program. It reckons from the kernel's
+// receive timestamps, and was measured to be 0.1 ms late in the median, and to carry 1.3 Gbit/s of TCP, on a machine with two
+// processors. Packets are cut into what travels on a real wire before anything happens to them, although the
+// interfaces of the hosts keep their offloads: nothing of a fault shows on a host but its effect. A link without faults is
+// a plain veth pair, as if there had never been one.
+//
 // # Nothing stays behind
 //
 // All processes of a world live in one PID namespace. Its first process reads from a pipe that only the program

@@ -67,6 +67,18 @@ func (h HostSpec) row(i Iface) string {
 	if i.MTU != 0 {
 		notes = append(notes, fmt.Sprintf("mtu %d", i.MTU))
 	}
+	if i.Out == i.In && i.Out != (Link{}) {
+		notes = append(notes, fmt.Sprintf("both ways: %v", i.Out))
+	} else {
+		for _, l := range []struct {
+			name string
+			link Link
+		}{{"out", i.Out}, {"in", i.In}} {
+			if l.link != (Link{}) {
+				notes = append(notes, fmt.Sprintf("%s: %v", l.name, l.link))
+			}
+		}
+	}
 	return strings.Join([]string{h.Name, i.Name, joinPrefixes(i.Addrs), strings.Join(notes, ", ")}, "\t")
 }
 

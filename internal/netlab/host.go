@@ -21,6 +21,8 @@ type Host struct {
 	world *World
 	spec  HostSpec
 	ns    namespaces // pid is the world's
+
+	cables map[string]*cable // by the name of the interface
 }
 
 // Name is the host's name.

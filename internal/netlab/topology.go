@@ -62,6 +62,8 @@ type Iface struct {
 	Addrs []netip.Prefix
 	// MTU in bytes, 68 to 65535; 0 means 1500. Below 1280 the kernel gives the interface no IPv6.
 	MTU int
+	// Out and In are the link to the network at the start, from the host and to it. [Host.SetLink] changes them.
+	Out, In Link
 }
 
 // Route is a static route.
@@ -253,6 +255,12 @@ func (v *validation) iface(h HostSpec, i Iface) {
 	}
 	if i.MTU != 0 && (i.MTU < 68 || i.MTU > 65535) {
 		v.fault(object, "MTU", "%d is not within 68 to 65535", i.MTU)
+	}
+	for _, fault := range i.Out.faults() {
+		v.fault(object, "Out", "%s", fault)
+	}
+	for _, fault := range i.In.faults() {
+		v.fault(object, "In", "%s", fault)
 	}
 	n, ok := v.nets[i.Net]
 	if !ok {

@@ -40,6 +40,10 @@ type World struct {
 
 	lookMu   sync.Mutex // one look at a time, and none during the release
 	released bool
+
+	linkMu sync.Mutex // guards the cables, and the table that drops what they lose
+	cables []*cable   // all of them; the list itself does not change once the world is built
+	drops  string     // nftables text in force
 }
 
 // How long Close waits for killed processes, and for threads and namespaces to go once nothing runs. Both take
@@ -76,7 +80,7 @@ func (w *World) build(ctx context.Context) error {
 		return err
 	}
 	for _, spec := range w.topology.Hosts {
-		w.hosts[spec.Name] = &Host{world: w, spec: spec, ns: noNamespaces()}
+		w.hosts[spec.Name] = &Host{world: w, spec: spec, ns: noNamespaces(), cables: make(map[string]*cable)}
 	}
 	if err := w.each(ctx, (*Host).unshare); err != nil {
 		return err
@@ -84,7 +88,25 @@ func (w *World) build(ctx context.Context) error {
 	if err := w.plug(); err != nil {
 		return err
 	}
-	return w.each(ctx, (*Host).configure)
+	if err := w.each(ctx, (*Host).configure); err != nil {
+		return err
+	}
+	return w.setLinks(ctx)
+}
+
+// setLinks sets the links that the topology declares.
+func (w *World) setLinks(ctx context.Context) error {
+	for _, spec := range w.topology.Hosts {
+		for _, i := range spec.Interfaces {
+			if (i.Out == Link{} && i.In == Link{}) {
+				continue
+			}
+			if err := w.hosts[spec.Name].SetLink(ctx, i.Name, i.Out, i.In); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // each runs a step on all hosts at once. The errors of steps name the host.
@@ -195,6 +217,11 @@ func (w *World) close() error {
 	w.closed = true
 	w.mu.Unlock()
 	w.starting.Wait()
+	w.linkMu.Lock()
+	for _, c := range w.cables {
+		c.stop()
+	}
+	w.linkMu.Unlock()
 	var errs []error
 	if err := w.kill(); err != nil {
 		errs = append(errs, err)
