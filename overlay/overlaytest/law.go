@@ -51,6 +51,7 @@ const maxFaults = 32
 // law watches all gateways of a world. Hooks call it from many goroutines.
 type law struct {
 	world *World
+	held  bool // used by the goroutine that has the world
 
 	mu      sync.Mutex // guards all below
 	faults  []Fault
@@ -164,8 +165,18 @@ func (l *law) shaken(g *Gateway) {
 // probes in a row get lost once in a million times.
 const maxGoodLoss = 0.02
 
+// hold lets disturbed wait until change is done.
+func (l *law) hold(change func()) {
+	l.held = true
+	change()
+	l.held = false
+}
+
 // disturbed looks at every path again, after something in the network changed.
 func (l *law) disturbed() {
+	if l.held {
+		return
+	}
 	now := time.Now()
 	n := l.world.network
 	l.mu.Lock()

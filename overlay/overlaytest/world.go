@@ -205,6 +205,17 @@ func (w *World) ResetLink(from, to int) {
 	w.law.disturbed()
 }
 
+// Links lets change set and reset links of many pairs, and looks at the paths
+// once afterwards.
+func (w *World) Links(change func()) {
+	w.law.hold(change)
+	w.law.disturbed()
+}
+
+// Reaches reports whether packets pass both ways between two gateways, cuts
+// and partitions considered.
+func (w *World) Reaches(a, b int) bool { return w.connected(w.gateways[a], w.gateways[b]) }
+
 // SetDefault changes the link of all pairs without one of their own.
 func (w *World) SetDefault(l Link) {
 	w.network.SetDefault(l)
@@ -259,8 +270,7 @@ func (w *World) Close() {
 			w.t.Errorf("close %s: %v", g.Name, err)
 		}
 	}
-	w.closing.Wait()
-	time.Sleep(linger) // virtual
+	w.Wait()
 	for _, f := range w.Faults() {
 		w.t.Error(f)
 	}
@@ -282,4 +292,10 @@ func (w *World) enrol(g *Gateway, request overlay.TicketRequest) error {
 		return fmt.Errorf("join %s: %w", g.Name, err)
 	}
 	return nil
+}
+
+// Wait waits until nothing of the gateways runs that were stopped or crashed.
+func (w *World) Wait() {
+	w.closing.Wait()
+	time.Sleep(linger) // virtual
 }

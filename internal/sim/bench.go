@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/planetmesh/planetmesh/internal/sim/schedule"
+	"github.com/planetmesh/planetmesh/internal/sim/steady"
+)
+
+// bench runs schedules, each in a process of its own that repeats its runs.
+type bench struct {
+	dir     string
+	program string
+	serial  atomic.Uint64
+}
+
+// newBench builds the program.
+func newBench(ctx context.Context, dir string, out io.Writer) (*bench, error) {
+	fmt.Fprintln(out, "building the simulator")
+	overlay, err := steady.Overlay(dir)
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{dir: dir, program: filepath.Join(dir, "trial.test")}
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", overlay, "-o", b.program, "./internal/sim/trial")
+	if text, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the simulator: %w\n%s", err, text)
+	}
+	return b, nil
+}
+
+// trialTimeout is in real time. The longest runs of 200 gateways took ten
+// minutes on one processor of 2026.
+const trialTimeout = "60m"
+
+// memoryLimit keeps a run that outgrows its plan from taking the machine along.
+const memoryLimit = "GOMEMLIMIT=7GiB"
+
+// run runs a schedule.
+func (b *bench) run(ctx context.Context, s schedule.Schedule) (trial, error) {
+	base := filepath.Join(b.dir, fmt.Sprint("run", b.serial.Add(1)))
+	text, err := json.Marshal(s)
+	if err != nil {
+		return trial{}, err
+	}
+	if err := os.WriteFile(base+".json", text, 0o600); err != nil {
+		return trial{}, err
+	}
+	defer os.Remove(base + ".json")
+	defer os.Remove(base + ".out")
+	cmd := exec.CommandContext(ctx, b.program, "-test.run", "^TestTrial$", "-test.timeout", trialTimeout, "-schedule", base+".json", "-result", base+".out")
+	cmd.Env = append(append(os.Environ(), steady.Env()...), memoryLimit)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	start := time.Now()
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return trial{}, ctx.Err()
+		}
+		// A panic or a deadlock is a broken rule too.
+		t := trial{schedule: s, took: time.Since(start)}
+		t.Seed, t.Gateways = s.Seed, s.Gateways
+		t.Broken = []string{fmt.Sprintf("the run ended early: %v: %s", err, firstLines(said.String(), 12))}
+		return t, nil
+	}
+	text, err = os.ReadFile(base + ".out")
+	if err != nil {
+		return trial{}, err
+	}
+	t := trial{schedule: s, took: time.Since(start)}
+	return t, json.Unmarshal(text, &t.Result)
+}
+
+func firstLines(s string, n int) string {
+	lines := strings.SplitN(s, "\n", n+1)
+	return strings.Join(lines[:min(n, len(lines))], "\n   ")
+}
+
+// shrink looks for a smaller schedule that breaks a rule, for as long as limit.
+func (b *bench) shrink(ctx context.Context, f trial, limit time.Duration, jobs int) trial {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for ctx.Err() == nil {
+		smaller, found := b.firstBroken(ctx, schedule.Smaller(f.schedule), jobs)
+		if !found {
+			break
+		}
+		f = smaller
+	}
+	return f
+}
+
+// firstBroken runs schedules, jobs at a time, until one breaks a rule.
+func (b *bench) firstBroken(ctx context.Context, schedules []schedule.Schedule, jobs int) (trial, bool) {
+	for len(schedules) > 0 && ctx.Err() == nil {
+		batch := schedules[:min(jobs, len(schedules))]
+		schedules = schedules[len(batch):]
+		results := make([]trial, len(batch))
+		var wg sync.WaitGroup
+		for i, s := range batch {
+			wg.Go(func() { results[i], _ = b.run(ctx, s) })
+		}
+		wg.Wait()
+		for _, r := range results {
+			if len(r.Broken) > 0 {
+				return r, true
+			}
+		}
+	}
+	return trial{}, false
+}
