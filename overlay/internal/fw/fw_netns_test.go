@@ -296,3 +296,50 @@ func TestMissingPermissionIsOneClearError(t *testing.T) {
 		t.Errorf("Open = %v", err)
 	}
 }
+
+func TestSegmentsAreClampedAtAttachedInterfaces(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	lan, far := newWorld(t)
+	f := mustOpen(t, "pm9") // an overlay interface that is not there
+	mustApply(t, f, Desired{MTU: 1420, Attached: []Attached{{Link: "pm0", MTU: 1300}}})
+	for _, c := range []struct {
+		name     string
+		from, to *peer
+		address  string
+		want     int
+	}{
+		{"IPv4 to the router", lan, far, "192.168.20.2:0", 1260},
+		{"IPv4 from the router", far, lan, "192.168.10.2:0", 1260},
+		{"IPv6 to the router", lan, far, "[fd20::2]:0", 1240},
+		{"IPv6 from the router", far, lan, "[fd10::2]:0", 1240},
+	} {
+		from, to, err := connect(t, c.from, c.to, c.address)
+		if err != nil || from != c.want || to != c.want {
+			t.Errorf("%s: segments of %d and %d bytes, %v, want %d", c.name, from, to, err, c.want)
+		}
+	}
+}
+
+func TestAttachedInterfacesAreRestricted(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	lan, far := newWorld(t)
+	f := mustOpen(t, "pm9")
+	attached := []Attached{{Link: "pm0", MTU: 1500}}
+	reaches := func(want bool, d Desired) {
+		t.Helper()
+		mustApply(t, f, d)
+		_, _, err := connect(t, far, lan, "192.168.10.2:0")
+		if (err == nil) != want {
+			t.Errorf("%+v: from behind the router to the LAN: %v, want reached %t", d, err, want)
+		}
+	}
+	prefix := netip.MustParsePrefix
+	reaches(true, Desired{Attached: attached})
+	reaches(false, Desired{Restrict: true, Attached: attached})
+	reaches(true, Desired{Restrict: true, Attached: attached, Prefixes: []netip.Prefix{prefix("192.168.10.0/24")}})
+	reaches(false, Desired{Restrict: true, Attached: attached, Prefixes: []netip.Prefix{prefix("192.168.11.0/24"), prefix("fd10::/64")}})
+}
