@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -94,7 +95,7 @@ func (b *bench) shrink(ctx context.Context, f trial, limit time.Duration, jobs i
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for ctx.Err() == nil {
-		smaller, found := b.firstBroken(ctx, schedule.Smaller(f.schedule), jobs)
+		smaller, found := b.firstLike(ctx, f, jobs)
 		if !found {
 			break
 		}
@@ -103,8 +104,9 @@ func (b *bench) shrink(ctx context.Context, f trial, limit time.Duration, jobs i
 	return f
 }
 
-// firstBroken runs schedules, jobs at a time, until one breaks a rule.
-func (b *bench) firstBroken(ctx context.Context, schedules []schedule.Schedule, jobs int) (trial, bool) {
+// firstLike runs smaller schedules, jobs at a time, until one breaks the rule that f broke.
+func (b *bench) firstLike(ctx context.Context, f trial, jobs int) (trial, bool) {
+	schedules := schedule.Smaller(f.schedule)
 	for len(schedules) > 0 && ctx.Err() == nil {
 		batch := schedules[:min(jobs, len(schedules))]
 		schedules = schedules[len(batch):]
@@ -115,10 +117,16 @@ func (b *bench) firstBroken(ctx context.Context, schedules []schedule.Schedule, 
 		}
 		wg.Wait()
 		for _, r := range results {
-			if len(r.Broken) > 0 {
+			if len(r.Broken) > 0 && rule(r.Broken[0]) == rule(f.Broken[0]) {
 				return r, true
 			}
 		}
 	}
 	return trial{}, false
 }
+
+// numbers are what two lines about the same fault may differ in.
+var numbers = regexp.MustCompile(`[0-9][0-9.]*(h|m|s|ms|µs|ns|b)?`)
+
+// rule is a line without its numbers.
+func rule(line string) string { return numbers.ReplaceAllString(line, "#") }

@@ -3,6 +3,7 @@ package play
 
 import (
 	"fmt"
+	"log/slog"
 	"runtime"
 	"slices"
 	"testing"
@@ -58,8 +59,9 @@ type step struct {
 	do func()
 }
 
-// Run lets s happen, in a testing/synctest bubble.
-func Run(t testing.TB, s schedule.Schedule) Result {
+// Run lets s happen, in a testing/synctest bubble. log returns what a gateway
+// logs to, nil for nothing; log may be nil.
+func Run(t testing.TB, s schedule.Schedule, log func(gateway string) *slog.Logger) Result {
 	p := &player{t: t, s: s, lost: make(map[int]bool), result: Result{Seed: s.Seed, Gateways: s.Gateways}}
 	begin := time.Now()
 	p.w = overlaytest.NewWorld(t, overlaytest.WorldOptions{
@@ -67,6 +69,11 @@ func Run(t testing.TB, s schedule.Schedule) Result {
 		NAT:     overlaytest.NATOptions{Symmetric: s.NAT == "symmetric", Open: s.NAT == "open"},
 		Network: overlaytest.Options{Link: link(s.Link), Seed: s.Seed},
 		Carrier: overlaytest.Carrier(s.Carrier), Seed: s.Seed,
+		Configure: func(g *overlaytest.Gateway, c *overlay.Config) {
+			if log != nil {
+				c.Logger = log(g.Name)
+			}
+		},
 	})
 	p.massStart()
 	if len(p.result.Broken) == 0 {

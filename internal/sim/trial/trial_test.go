@@ -5,6 +5,7 @@ package trial
 import (
 	"encoding/json"
 	"flag"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"testing"
@@ -19,8 +20,16 @@ var (
 	scheduleFile = flag.String("schedule", "", "`file` with a schedule to run, in JSON; without it TestTrial makes up a small one")
 	resultFile   = flag.String("result", "", "`file` that gets the result, in JSON")
 	seed         = flag.Uint64("seed", 1, "of the schedule without -schedule")
+	logged       = flag.String("log", "", "`name` of a gateway whose log is printed; all: every gateway's")
 	gateways     = flag.Int("gateways", 12, "of the schedule without -schedule")
 )
+
+func logger(gateway string) *slog.Logger {
+	if *logged != gateway && *logged != "all" {
+		return nil
+	}
+	return slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: slog.LevelDebug})).With("of", gateway)
+}
 
 // The result of a run is data: a broken rule fails the test only where nobody
 // reads the result.
@@ -44,7 +53,7 @@ func TestTrial(t *testing.T) {
 	for range s.Seed % 1000 {
 		rand.Uint64() // other lots in the runtime for other seeds
 	}
-	synctest.Test(t, func(t *testing.T) { r = play.Run(t, s) })
+	synctest.Test(t, func(t *testing.T) { r = play.Run(t, s, logger) })
 	b, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
