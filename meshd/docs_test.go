@@ -20,13 +20,15 @@ func readDoc(t *testing.T, name string) string {
 }
 
 func TestDocumentedConfigurationHasNoFaults(t *testing.T) {
-	_, rest, _ := strings.Cut(readDoc(t, "configuration.md"), "```yaml\n")
-	text, _, found := strings.Cut(rest, "```")
-	if !found {
-		t.Fatal("docs/configuration.md has no yaml block")
+	blocks := strings.Split(readDoc(t, "configuration.md"), "```yaml\n")[1:]
+	if len(blocks) < 2 {
+		t.Fatalf("docs/configuration.md has %d yaml blocks, want that of everything and that of attachments", len(blocks))
 	}
-	if _, err := conf.Parse("docs/configuration.md", []byte(text)); err != nil {
-		t.Error(err)
+	for _, block := range blocks {
+		text, _, _ := strings.Cut(block, "```")
+		if _, err := conf.Parse("docs/configuration.md", []byte(text)); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
