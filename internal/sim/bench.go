@@ -25,6 +25,7 @@ type bench struct {
 	dir     string
 	program string
 	serial  atomic.Uint64
+	log     string // name of a gateway, or all
 }
 
 // newBench builds the program.
@@ -49,23 +50,31 @@ const trialTimeout = "60m"
 // memoryLimit keeps a run that outgrows its plan from taking the machine along.
 const memoryLimit = "GOMEMLIMIT=7GiB"
 
-// run runs a schedule.
+// run runs a schedule. All that the process sees is the same each time, the
+// names of its files included: even the lengths of its arguments move what lies
+// in its memory, and with that the order of maps with pointers for keys.
 func (b *bench) run(ctx context.Context, s schedule.Schedule) (trial, error) {
-	base := filepath.Join(b.dir, fmt.Sprint("run", b.serial.Add(1)))
+	dir := filepath.Join(b.dir, fmt.Sprint("run", b.serial.Add(1)))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return trial{}, err
+	}
+	defer os.RemoveAll(dir)
 	text, err := json.Marshal(s)
 	if err != nil {
 		return trial{}, err
 	}
-	if err := os.WriteFile(base+".json", text, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "schedule.json"), text, 0o600); err != nil {
 		return trial{}, err
 	}
-	defer os.Remove(base + ".json")
-	defer os.Remove(base + ".out")
-	cmd := exec.CommandContext(ctx, b.program, "-test.run", "^TestTrial$", "-test.timeout", trialTimeout, "-schedule", base+".json", "-result", base+".out")
-	cmd.Env = append(append(os.Environ(), steady.Env()...), memoryLimit)
+	cmd := exec.CommandContext(ctx, b.program, "-test.run", "^TestTrial$", "-test.timeout", trialTimeout, "-schedule", "schedule.json", "-result", "result.json", "-log", b.log)
+	cmd.Args[0], cmd.Dir = "trial.test", dir
+	cmd.Env = append(steady.Env(), memoryLimit, "PWD=/")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
+	if b.log != "" {
+		cmd.Stdout = os.Stdout
+	}
 	start := time.Now()
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
@@ -77,7 +86,7 @@ func (b *bench) run(ctx context.Context, s schedule.Schedule) (trial, error) {
 		t.Broken = []string{fmt.Sprintf("the run ended early: %v: %s", err, firstLines(said.String(), 12))}
 		return t, nil
 	}
-	text, err = os.ReadFile(base + ".out")
+	text, err = os.ReadFile(filepath.Join(dir, "result.json"))
 	if err != nil {
 		return trial{}, err
 	}

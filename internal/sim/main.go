@@ -39,6 +39,7 @@ type options struct {
 	file     string
 	keep     string
 	shrink   time.Duration
+	log      string
 	verbose  bool
 }
 
@@ -60,6 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.file, "schedule", "", "run the schedule in this `file` instead")
 	flags.StringVar(&o.keep, "keep", "bin/sim", "`directory` for schedules that broke a rule")
 	flags.DurationVar(&o.shrink, "shrink", 3*time.Minute, "how long to look for a smaller schedule; 0 does not")
+	flags.StringVar(&o.log, "log", "", "print what the gateway of this `name` logs, or all; a run may differ from one without")
 	flags.BoolVar(&o.verbose, "v", false, "print a line for every seed")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -94,6 +96,7 @@ func simulate(ctx context.Context, o options, out io.Writer) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	b.log = o.log
 	fmt.Fprintf(out, "sim: %d seeds from %d on, %d gateways, %d at a time\n", len(schedules), schedules[0].Seed, schedules[0].Gateways, o.jobs)
 	results, err := runAll(ctx, b, schedules, o, out)
 	if err != nil {
