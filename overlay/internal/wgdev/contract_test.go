@@ -32,6 +32,7 @@ func configs() map[string]func() Config {
 			c.Device = tuntest.NewChannelTUN().TUN()
 			return c
 		},
+		"model": func() Config { return base(Given) },
 	}
 }
 
@@ -39,7 +40,11 @@ func TestContract(t *testing.T) {
 	for name, config := range configs() {
 		t.Run(name, func(t *testing.T) {
 			contract(t, func(t *testing.T) Device {
-				d, err := Open(config())
+				open := Open
+				if name == "model" {
+					open = openModel
+				}
+				d, err := open(config())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -49,6 +54,8 @@ func TestContract(t *testing.T) {
 		})
 	}
 }
+
+func openModel(c Config) (Device, error) { return OpenModel(c, ModelOptions{}) }
 
 func closeDevice(t testing.TB, d Device) {
 	t.Helper()

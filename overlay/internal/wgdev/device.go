@@ -135,6 +135,10 @@ type Config struct {
 	// made, a warning is logged and the device works without; so it does on
 	// platforms other than Linux.
 	ControlSocket bool
+	// Bubble must be set for a Given device that is opened in a
+	// testing/synctest bubble: otherwise a garbage collection during or after
+	// the bubble ends the process.
+	Bubble bool
 	// Logger gets what is worth telling; nil discards it.
 	Logger *slog.Logger
 }

@@ -9,6 +9,12 @@
 // carries no packets at all and only remembers what it was told, for
 // simulations and observers.
 //
+// [OpenModel] opens a fifth kind for simulations of many gateways: it keeps
+// WireGuard's rules about sessions and leaves its cryptography out. A [Tap] is
+// the host of a gateway for either of the two, [Given] or model. At small
+// numbers the real one runs in a testing/synctest bubble too; see
+// [Config].Bubble.
+//
 // # Changes
 //
 // [Device.Apply] takes the changes that package engine computed and makes
@@ -26,8 +32,8 @@
 // # Goroutines
 //
 // A device runs those of wireguard-go, and one that starts handshakes; with a
-// control socket, one that accepts and one for each program that asks. All of
-// them end in [Device.Close]. The methods may be called by anybody except, for
+// control socket, one that accepts and one for each program that asks. A model
+// runs six, however many peers it has. All of them end in [Device.Close]. The methods may be called by anybody except, for
 // Apply, Stats, Peers and Close, by the conn.Bind and the goroutines in it: the
 // device waits for those while it holds what these methods need.
 package wgdev

@@ -24,6 +24,9 @@ type hub struct {
 	binds   map[trust.GatewayID]*hubBind
 	holding bool
 	later   []func() // deliveries that are held
+
+	sent []wireMessage
+	lose func(wireMessage) bool // nil: nothing
 }
 
 // hold keeps packets back; held is how many there are.
@@ -123,6 +126,11 @@ func (b *hubBind) Send(bufs [][]byte, to conn.Endpoint) error {
 		return nil
 	}
 	for _, data := range bufs {
+		message := newWireMessage(b.id, e.peer, data)
+		b.hub.sent = append(b.hub.sent, message)
+		if b.hub.lose != nil && b.hub.lose(message) {
+			continue
+		}
 		packet := hubPacket{b.id, append([]byte(nil), data...)}
 		deliver := func() {
 			select {

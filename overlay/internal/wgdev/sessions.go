@@ -2,10 +2,10 @@ package wgdev
 
 import (
 	"bytes"
+	"maps"
+	"slices"
 	"sync"
 	"time"
-
-	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/planetmesh/planetmesh/overlay/internal/trust"
 )
@@ -23,10 +23,9 @@ const (
 // sessions begins handshakes, in a goroutine of its own: those who want them
 // must not wait for the device, because the device may be waiting for them.
 type sessions struct {
-	dev    *device.Device
-	own    trust.ExchangeKey
-	states func() (map[trust.ExchangeKey]*state, error)
-	wake   chan struct{} // capacity 1
+	dev  starter
+	own  trust.ExchangeKey
+	wake chan struct{} // capacity 1
 	// How long to wait for a handshake, on the side with the smaller key and
 	// on the other; not changed once something was wanted.
 	first, second time.Duration
@@ -37,6 +36,16 @@ type sessions struct {
 	pending map[trust.ExchangeKey]*attempt // of run alone
 }
 
+// starter is a device that can begin handshakes.
+type starter interface {
+	// latest returns a function that says when the last handshake with a peer
+	// was, false if there is no such peer.
+	latest() (func(trust.ExchangeKey) (time.Time, bool), error)
+	// start begins a handshake with a peer: after throwing the session away, or
+	// only if there is none. It reports false if there is no such peer.
+	start(key trust.ExchangeKey, afresh bool) bool
+}
+
 // attempt is a handshake that was begun and has not succeeded yet.
 type attempt struct {
 	since   time.Time // a handshake after that is a success
@@ -44,11 +53,10 @@ type attempt struct {
 	retries int
 }
 
-func newSessions(dev *device.Device, own trust.ExchangeKey, states func() (map[trust.ExchangeKey]*state, error)) *sessions {
+func newSessions(dev starter, own trust.ExchangeKey) *sessions {
 	return &sessions{
 		dev:     dev,
 		own:     own,
-		states:  states,
 		wake:    make(chan struct{}, 1),
 		first:   firstRetry,
 		second:  secondRetry,
@@ -93,60 +101,55 @@ func (s *sessions) run(closing <-chan struct{}) {
 }
 
 func (s *sessions) beginAll(wanted map[trust.ExchangeKey]bool) {
-	states, err := s.states()
+	latest, err := s.dev.latest()
 	if err != nil {
 		return
 	}
-	for key, afresh := range wanted {
-		a, is := s.pending[key], states[key]
-		if a == nil || is != nil && is.stats.LastHandshake.After(a.since) {
-			s.begin(key, afresh)
+	for _, key := range ascending(wanted) {
+		a := s.pending[key]
+		if last, known := latest(key); a == nil || known && last.After(a.since) {
+			s.begin(key, wanted[key])
 		}
 	}
 }
 
 func (s *sessions) begin(key trust.ExchangeKey, afresh bool) {
-	peer := s.dev.LookupPeer(device.NoisePublicKey(key))
-	if peer == nil {
-		return // removed meanwhile
-	}
 	now := time.Now()
 	a := &attempt{since: now, due: now.Add(s.wait(key))}
-	if afresh {
-		renew(peer)
-	} else {
+	if !afresh {
 		// Any session that is not too old to send is good enough.
-		a.since = now.Add(-device.RejectAfterTime)
-		peer.SendKeepalive() // begins a handshake if there is none
+		a.since = now.Add(-rejectAfterTime)
 	}
-	s.pending[key] = a
-}
-
-// renew forgets the session with a peer and begins another.
-func renew(peer *device.Peer) {
-	peer.ExpireCurrentKeypairs()
-	_ = peer.SendHandshakeInitiation(false) // logged there, and tried again by timers
+	if s.dev.start(key, afresh) { // else it was removed meanwhile
+		s.pending[key] = a
+	}
 }
 
 // retry looks after the attempts that are due.
 func (s *sessions) retry(now time.Time) {
-	states, err := s.states()
+	latest, err := s.dev.latest()
 	if err != nil {
 		return
 	}
-	for key, a := range s.pending {
+	for _, key := range ascending(s.pending) {
+		a := s.pending[key]
 		if now.Before(a.due) {
 			continue
 		}
-		peer, is := s.dev.LookupPeer(device.NoisePublicKey(key)), states[key]
-		if peer == nil || is == nil || is.stats.LastHandshake.After(a.since) || a.retries == maxRetries {
+		last, known := latest(key)
+		if !known || last.After(a.since) || a.retries == maxRetries {
 			delete(s.pending, key)
 			continue
 		}
 		a.retries++
 		a.due = now.Add(s.wait(key))
-		renew(peer)
+		s.dev.start(key, true)
 	}
+}
+
+// ascending makes the order the same in every run of a simulation.
+func ascending[V any](m map[trust.ExchangeKey]V) []trust.ExchangeKey {
+	return slices.SortedFunc(maps.Keys(m), func(a, b trust.ExchangeKey) int { return bytes.Compare(a[:], b[:]) })
 }
 
 func (s *sessions) wait(key trust.ExchangeKey) time.Duration {

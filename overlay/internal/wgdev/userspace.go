@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -22,6 +23,7 @@ import (
 type userspace struct {
 	name     string
 	mtu      int
+	bubble   bool // see Config.Bubble
 	bind     conn.Bind
 	endpoint func(trust.GatewayID) string
 	dev      *device.Device
@@ -44,6 +46,7 @@ type userspace struct {
 func openUserspace(c Config, t tun.Device, stack *Netstack, mtu int) (*userspace, error) {
 	d := &userspace{
 		mtu:      mtu,
+		bubble:   c.Bubble,
 		bind:     c.Bind,
 		endpoint: c.EndpointText,
 		stack:    stack,
@@ -75,7 +78,7 @@ func openUserspace(c Config, t tun.Device, stack *Netstack, mtu int) (*userspace
 		}
 	}
 	// All end in Close; the last one closes the device if its interface goes away.
-	d.sessions = newSessions(d.dev, d.table.Load().own, d.states)
+	d.sessions = newSessions(d, d.table.Load().own)
 	d.beginning.Go(func() { d.sessions.run(d.closing) })
 	if d.control != nil {
 		d.answering.Go(d.control.run)
@@ -105,15 +108,42 @@ func (d *userspace) Apply(ctx context.Context, changes engine.Changes) error {
 			return fmt.Errorf("%v of %s: %w", c.Op, c.Peer.Short(), err)
 		}
 	}
-	if len(changes) > 0 {
-		if err := d.dev.IpcSet(render(changes, d.endpoint)); err != nil {
-			if d.isClosed() {
-				return ErrClosed
-			}
-			return err
+	if err := d.set(changes); err != nil {
+		if d.isClosed() {
+			return ErrClosed
 		}
+		return err
 	}
 	d.table.Store(next)
+	return nil
+}
+
+// set makes changes that were found to be right.
+func (d *userspace) set(changes engine.Changes) error {
+	if d.bubble {
+		return d.setInBubble(changes)
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	return d.dev.IpcSet(render(changes, d.endpoint))
+}
+
+// setInBubble gets hold of every new peer before it can be removed again.
+func (d *userspace) setInBubble(changes engine.Changes) error {
+	for _, c := range changes {
+		if err := d.dev.IpcSet(render(engine.Changes{c}, d.endpoint)); err != nil {
+			return err
+		}
+		if c.Op != engine.AddPeer {
+			continue
+		}
+		if p := d.dev.LookupPeer(device.NoisePublicKey(c.Key)); p != nil {
+			if err := disarm(p); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -150,6 +180,35 @@ func (d *userspace) states() (map[trust.ExchangeKey]*state, error) {
 		return nil, err
 	}
 	return parse(b.Bytes())
+}
+
+// latest and start are what sessions needs.
+
+func (d *userspace) latest() (func(trust.ExchangeKey) (time.Time, bool), error) {
+	states, err := d.states()
+	if err != nil {
+		return nil, err
+	}
+	return func(key trust.ExchangeKey) (time.Time, bool) {
+		if s := states[key]; s != nil {
+			return s.stats.LastHandshake, true
+		}
+		return time.Time{}, false
+	}, nil
+}
+
+func (d *userspace) start(key trust.ExchangeKey, afresh bool) bool {
+	peer := d.dev.LookupPeer(device.NoisePublicKey(key))
+	if peer == nil {
+		return false
+	}
+	if afresh {
+		peer.ExpireCurrentKeypairs()
+		_ = peer.SendHandshakeInitiation(false) // logged there, and tried again by timers
+	} else {
+		peer.SendKeepalive() // begins a handshake if there is none
+	}
+	return true
 }
 
 func (d *userspace) Restart(key trust.ExchangeKey) error  { return d.session(key, true) }
