@@ -55,6 +55,29 @@ func ReferenceOver(lans, underlay Stack) Topology {
 	return t
 }
 
+// MixedGateways are the hosts that [ReferenceMixed] has besides those of [Reference].
+var MixedGateways = []string{"gw30a", "gw30b"}
+
+// ReferenceMixed is [Reference] where the router of site 30 is one that cannot run meshd: it forwards, as routers do, and two
+// machines of their own stand in the underlay to take it into a mesh, gw30a (.93) and gw30b (.94). They are nobody's
+// router, and Leaves counts them, so a table of the eight hosts is asked for with [ReferenceHosts].
+func ReferenceMixed() Topology {
+	t := Reference()
+	t.Host("gw30").Forward = true
+	for _, name := range MixedGateways {
+		t.Hosts = append(t.Hosts, HostSpec{Name: name, Interfaces: []Iface{
+			{Net: underlayName, Name: "eth0", Addrs: numbered(IPv4, Underlay4, Underlay6, t.nextRouter())},
+		}})
+	}
+	return t
+}
+
+// ReferenceHosts are the names of the eight hosts on the LANs of the reference deployment.
+func ReferenceHosts() []string {
+	t := Reference()
+	return t.Leaves()
+}
+
 // Site declares a site in the manner of the reference deployment: the net lanN with 192.168.N.0/24 or
 // fd10:0:0:N::/64, the router gwN with number 1 on it, and hosts.
 type Site struct {

@@ -15,7 +15,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 
 func TestReferenceDeploymentsAreDrawnAsAgreed(t *testing.T) {
 	for name, topology := range map[string]Topology{
-		"reference": Reference(), "reference6": Reference6(), "referencedual": ReferenceDual(),
+		"reference": Reference(), "reference6": Reference6(), "referencedual": ReferenceDual(), "referencemixed": ReferenceMixed(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := topology.Validate(); err != nil {
