@@ -213,8 +213,9 @@ func (w *attachWorld) status(host string) ctl.Status {
 	return s
 }
 
-// await polls until ok finds the status as wanted.
-func (w *attachWorld) await(host, what string, ok func(ctl.Status) bool) {
+// await polls until ok finds the status of gw10 as wanted.
+func (w *attachWorld) await(what string, ok func(ctl.Status) bool) {
+	const host = "gw10"
 	w.t.Helper()
 	deadline := time.NewTimer(60 * time.Second)
 	defer deadline.Stop()
@@ -283,13 +284,23 @@ func TestRouterThatSpeaksOpenVPNIsInTheMesh(t *testing.T) {
 			t.Errorf("3 packets are not counted:\n%s", chain)
 		}
 	})
+	t.Run("what the router sends through the standby is not believed", func(t *testing.T) {
+		w := w.on(t)
+		w.sh(router30, "ip route del 192.168.10.0/24 dev vtun0")
+		out := w.sh("h30", "ping -q -c 3 -i 0.2 -W 1 "+h10+" || true")
+		if !strings.Contains(out, "3 packets transmitted, 0 received") {
+			t.Errorf("the documentation says that these are dropped:\n%s", out)
+		}
+		w.sh(router30, "ip route add 192.168.10.0/24 dev vtun0 metric 10")
+		w.mustPing("with the route back")
+	})
 	t.Run("the prefix is withdrawn when the attachment is taken out", func(t *testing.T) {
 		w := w.on(t)
 		w.write("gw30a", "meshd.yaml", "announce: []\n") // without it everything granted is announced
 		if err := w.Reload("gw30a"); err != nil {
 			t.Fatal(err)
 		}
-		w.await("gw10", "route by the other gateway", func(s ctl.Status) bool { return via(s) == w.status("gw30b").Self.Gateway })
+		w.await("route by the other gateway", func(s ctl.Status) bool { return via(s) == w.status("gw30b").Self.Gateway })
 		if links := w.sh("gw30a", "ip -br link"); strings.Contains(links, "ov-r30") {
 			t.Errorf("the interface is still there:\n%s", links)
 		}
@@ -297,7 +308,7 @@ func TestRouterThatSpeaksOpenVPNIsInTheMesh(t *testing.T) {
 		if err := w.Reload("gw30a"); err != nil {
 			t.Fatal(err)
 		}
-		w.await("gw10", "route by the first gateway", func(s ctl.Status) bool { return via(s) == first.Self.Gateway })
+		w.await("route by the first gateway", func(s ctl.Status) bool { return via(s) == first.Self.Gateway })
 		w.mustPing("after it came back")
 	})
 	t.Run("a grant violation changes nothing", func(t *testing.T) {
@@ -323,14 +334,14 @@ func TestKilledGatewayIsReplacedAndHealed(t *testing.T) {
 	if err := w.Kill("gw30a"); err != nil {
 		t.Fatal(err)
 	}
-	w.await("gw10", "route by the second gateway", func(s ctl.Status) bool { return via(s) == second })
+	w.await("route by the second gateway", func(s ctl.Status) bool { return via(s) == second })
 	w.sh(router30, "ip route del 192.168.10.0/24 dev vtun0") // what its check script does
 	w.mustPing("after the failover")
 
 	if err := w.runGateway("gw30a"); err != nil { // what the killed one left does not keep it from starting
 		t.Fatal(err)
 	}
-	w.await("gw10", "route by the first gateway", func(s ctl.Status) bool { return via(s) == first })
+	w.await("route by the first gateway", func(s ctl.Status) bool { return via(s) == first })
 	w.sh(router30, "ip route add 192.168.10.0/24 dev vtun0 metric 10")
 	w.mustPing("after the return")
 	// Stopping both, the test compares the hosts with how they were.

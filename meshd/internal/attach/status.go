@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"maps"
 	"net/netip"
 	"time"
 
@@ -88,9 +89,7 @@ func (r *router) status() Status {
 func (r *router) countersLocked() Counters {
 	c := r.before
 	c.Dropped = make(map[string]uint64)
-	for reason, n := range r.before.Dropped {
-		c.Dropped[reason] = n
-	}
+	maps.Copy(c.Dropped, r.before.Dropped)
 	if r.endpoint == nil {
 		return c
 	}

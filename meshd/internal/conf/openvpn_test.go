@@ -31,9 +31,9 @@ func TestEverySettingOfAnAttachmentIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var print openvpn.Fingerprint
-	for i := range print {
-		print[i] = byte(i + 1)
+	var fingerprint openvpn.Fingerprint
+	for i := range fingerprint {
+		fingerprint[i] = byte(i + 1)
 	}
 	want := []OpenVPN{{
 		Name: "r30a", Mode: ModeStatic, Listen: netip.MustParseAddrPort("0.0.0.0:1195"), Remote: "10.4.0.92:1195", Float: true,
@@ -52,7 +52,7 @@ func TestEverySettingOfAnAttachmentIsRead(t *testing.T) {
 		Cipher: openvpn.CipherAES128CBC, DataCiphers: []openvpn.Cipher{openvpn.CipherAES256GCM, openvpn.CipherChaCha20Poly1305},
 		Auth: openvpn.DigestSHA1, Compression: openvpn.FramingStubV2,
 		TLS: &TLS{
-			Cert: "/etc/meshd/gw.crt", Key: "/etc/meshd/gw.pem", CA: "/etc/meshd/ca.crt", PeerFingerprints: []openvpn.Fingerprint{print},
+			Cert: "/etc/meshd/gw.crt", Key: "/etc/meshd/gw.pem", CA: "/etc/meshd/ca.crt", PeerFingerprints: []openvpn.Fingerprint{fingerprint},
 			Subject: "CN=router40", Wrap: openvpn.WrapAuth, WrapKey: "/etc/meshd/ta.key", WrapDirection: openvpn.Direction0, MinVersion: tls.VersionTLS13,
 		},
 		Ping: 10 * time.Second, PingRestart: time.Minute, Renegotiate: 10 * time.Second,
