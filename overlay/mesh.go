@@ -199,6 +199,7 @@ func (m *Mesh) start() {
 		{"save", m.saveLoop},
 		{"entropy", m.entropyLoop},
 		{"introduce", m.introduceLoop},
+		{"knock", m.knockLoop},
 		{"rejoin", m.rejoinLoop},
 		{"ripen", m.ripenLoop},
 		{"upkeep", m.upkeepLoop},

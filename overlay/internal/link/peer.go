@@ -26,6 +26,7 @@ type peer struct {
 	// whose new keys we have not learnt, is understood.
 	heard atomic.Pointer[heard]
 	turn  atomic.Uint32               // of probes over all keys
+	asked atomic.Int64                // when its last probe was answered, in Unix nanoseconds; 0: never
 	all   atomic.Pointer[[]*pairKeys] // keys, to be read without Port.mu
 }
 
@@ -79,6 +80,20 @@ func (pe *peer) hear(keys *pairKeys) {
 		return
 	}
 	pe.heard.Store(&heard{keys, now})
+}
+
+// Asked returns when a probe of a peer was answered last, zero if none was. A
+// replayed probe counts too, so it is a hint only. Safe for concurrent use.
+func (p *Port) Asked(id trust.GatewayID) time.Time {
+	pe := p.peer(id)
+	if pe == nil {
+		return time.Time{}
+	}
+	at := pe.asked.Load()
+	if at == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, at)
 }
 
 // keyOwner is who a key ID belongs to. session is nil for probe keys.

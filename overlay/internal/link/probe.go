@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.zx2c4.com/wireguard/conn"
@@ -191,6 +192,7 @@ func (p *Port) receiveProbe(b []byte, from conn.Endpoint) {
 	case err != nil:
 		p.counters.format.Add(1)
 	case kind == kindProbe:
+		owner.peer.asked.Store(time.Now().UnixNano())
 		p.reply(keys, &pr, from)
 	case len(b) != ProbeSize:
 		p.counters.format.Add(1)
@@ -200,8 +202,8 @@ func (p *Port) receiveProbe(b []byte, from conn.Endpoint) {
 	}
 }
 
-// reply answers a probe to where it came from. Nothing is remembered. The
-// answer has 128 bytes and is never longer than the probe.
+// reply answers a probe to where it came from. Only that the peer asked is
+// remembered, not from where. The answer has 128 bytes and is never longer than the probe.
 func (p *Port) reply(keys *pairKeys, asked *Probe, from conn.Endpoint) {
 	observed := endpointAddr(from)
 	if !observed.IsValid() || observed.Port() == 0 {
