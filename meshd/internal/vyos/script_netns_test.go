@@ -122,6 +122,7 @@ func (l *lab) silence(gateway string, silent bool) {
 }
 
 func TestRoutesFollowTheTunnelThatWorks(t *testing.T) {
+	t.Parallel() // most of the time is waiting for answers that do not come
 	l := newTunnels(t)
 	l.check()
 	l.expect("both alive", "vtun1")
@@ -166,6 +167,7 @@ func TestRoutesFollowTheTunnelThatWorks(t *testing.T) {
 }
 
 func TestRoutesDoNotFlap(t *testing.T) {
+	t.Parallel() // most of the time is waiting for answers that do not come
 	l := newTunnels(t)
 	l.check()
 	// Every other check fails: never two failures in a row.
@@ -193,6 +195,7 @@ func TestRoutesDoNotFlap(t *testing.T) {
 }
 
 func TestLostDeviceIsLeftAtOnce(t *testing.T) {
+	t.Parallel() // most of the time is waiting for answers that do not come
 	l := newTunnels(t)
 	l.check()
 	l.expect("both alive", "vtun1")
@@ -204,6 +207,7 @@ func TestLostDeviceIsLeftAtOnce(t *testing.T) {
 }
 
 func TestRoundsFitSeveralChecksInARun(t *testing.T) {
+	t.Parallel() // most of the time is waiting for answers that do not come
 	l := newTunnels(t)
 	l.check()
 	l.silence("gwa", true)
@@ -214,6 +218,7 @@ func TestRoundsFitSeveralChecksInARun(t *testing.T) {
 }
 
 func TestForeignRoutesAreLeftAlone(t *testing.T) {
+	t.Parallel() // most of the time is waiting for answers that do not come
 	l := newTunnels(t)
 	// As VyOS has static routes in the kernel, and one of a list before.
 	l.run("router", "ip", "route", "add", "192.168.10.0/24", "dev", "vtun2", "metric", "20", "proto", "196")
@@ -240,6 +245,7 @@ func TestForeignRoutesAreLeftAlone(t *testing.T) {
 }
 
 func TestOneRunAtATime(t *testing.T) {
+	t.Parallel() // most of the time is waiting for answers that do not come
 	l := newTunnels(t)
 	// The first run sits in its pause, holding the lock.
 	p, err := l.world.Host("router").Start(t.Context(), "sh", "meshd-check", "-r", "2", "-s", "600", "-v")
