@@ -125,21 +125,26 @@ func newLimits(b Budget) limits {
 	return limits{budget: b.withDefaults(), dest: make(map[netip.Addr]*bucket), peer: make(map[trust.GatewayID]*bucket)}
 }
 
+// everybody is how long everybody has to wait for the next probe.
+func (l *limits) everybody(now time.Time) time.Duration {
+	return l.total.wait(now, l.budget.Total, l.budget.TotalBurst)
+}
+
 // admit takes the tokens for a probe to a peer at addr. If one is missing, it
-// takes none and says how long to wait; total reports that everybody has to.
-func (l *limits) admit(peer trust.GatewayID, addr netip.Addr, now time.Time) (wait time.Duration, total bool) {
-	if w := l.total.wait(now, l.budget.Total, l.budget.TotalBurst); w > 0 {
-		return w, true
+// takes none and says how long to wait.
+func (l *limits) admit(peer trust.GatewayID, addr netip.Addr, now time.Time) time.Duration {
+	if w := l.everybody(now); w > 0 {
+		return w
 	}
 	dest, of := of(l.dest, addr), of(l.peer, peer)
 	w := max(dest.wait(now, l.budget.PerAddress, l.budget.PerAddressBurst), of.wait(now, l.budget.PerPeer, l.budget.PerPeerBurst))
 	if w > 0 {
-		return w, false
+		return w
 	}
 	dest.take()
 	of.take()
 	l.total.take()
-	return 0, false
+	return 0
 }
 
 func of[K comparable](m map[K]*bucket, key K) *bucket {

@@ -30,16 +30,25 @@ func (m *mtuSearch) answered(at *attempt) {
 	m.due = time.Time{}
 }
 
-// mtuProbe returns the next probe of the measurement, or nil, and when to ask
-// again; the zero time: after something else happened.
-func (p *Prover) mtuProbe(pe *peer, now time.Time) (*attempt, time.Time) {
+// mtuWakes is when the measurement wants attention; the zero time: after
+// something else happened.
+func (p *Prover) mtuWakes(pe *peer, now time.Time) time.Time {
+	m := &pe.mtu
+	switch {
+	case len(p.cfg.MTUSizes) == 0, m.of == nil, m.of != pe.path, !m.of.alive():
+		return time.Time{}
+	case m.due.After(now):
+		return m.due
+	}
+	return now
+}
+
+// mtuProbe returns the next probe of the measurement if it is due, or nil.
+func (p *Prover) mtuProbe(pe *peer, now time.Time) *attempt {
 	m := &pe.mtu
 	sizes := p.cfg.MTUSizes
-	if len(sizes) == 0 || m.of == nil || m.of != pe.path || !m.of.alive() {
-		return nil, time.Time{}
-	}
-	if m.due.After(now) {
-		return nil, m.due
+	if wakes := p.mtuWakes(pe, now); wakes.IsZero() || wakes.After(now) {
+		return nil
 	}
 	if m.done {
 		m.reset(m.of)
@@ -47,12 +56,12 @@ func (p *Prover) mtuProbe(pe *peer, now time.Time) (*attempt, time.Time) {
 	if m.index < len(sizes) && m.tries < mtuTries {
 		m.tries++
 		m.due = now.Add(m.of.patience())
-		return &attempt{peer: pe, at: m.of, size: sizes[m.index]}, m.due
+		return &attempt{peer: pe, at: m.of, size: sizes[m.index]}
 	}
 	m.done = true
 	m.due = now.Add(mtuInterval)
 	if m.of.mtu = m.best; m.best > 0 {
 		p.publish(pe)
 	}
-	return nil, m.due
+	return nil
 }

@@ -17,6 +17,10 @@ type peer struct {
 	removed   bool
 	said      published
 
+	wakes   time.Time        // when it wants attention; its key in Prover.table
+	slot    int              // in Prover.table
+	waiters *queue[*address] // Prover.waiters
+
 	boot     trust.BootID
 	bootSent time.Time // when the probe was sent whose answer told boot
 
@@ -36,12 +40,14 @@ type published struct {
 //	unproven --reply--> proven, alive --3 misses--> proven, not alive --1 h--> unproven
 //	                          ^----------reply----------'
 type address struct {
+	peer   *peer
 	addr   netip.AddrPort
 	source Source
 	named  bool // by the last SetPeer
 	gone   bool // no longer in peer.addresses
 
-	due time.Time // of the next probe
+	due  time.Time // of the next probe
+	slot int       // in Prover.waiters
 
 	// While not proven.
 	tries   int
@@ -68,12 +74,13 @@ func (pe *peer) setCandidates(named []Candidate, now time.Time) {
 	}
 	for _, c := range named {
 		if a := pe.find(c.Addr); a != nil {
+			pe.waiters.remove(a) // its turn depends on the source
 			a.named = true
 			a.source = c.Source
 			continue
 		}
 		pe.addresses = append(pe.addresses, &address{
-			addr: c.Addr, source: c.Source, named: true, due: now,
+			peer: pe, addr: c.Addr, source: c.Source, named: true, due: now,
 			dice: binary.BigEndian.Uint64(pe.id[:8]) ^ uint64(c.Addr.Port()),
 		})
 	}
@@ -93,6 +100,9 @@ func (pe *peer) find(addr netip.AddrPort) *address {
 func (pe *peer) tidy() {
 	pe.addresses = slices.DeleteFunc(pe.addresses, func(a *address) bool {
 		a.gone = !a.named && a != pe.path && !a.alive()
+		if a.gone {
+			pe.waiters.remove(a)
+		}
 		return a.gone
 	})
 }
@@ -105,16 +115,12 @@ func (a *address) patience() time.Duration {
 	return min(max(missAfter, 2*a.rtt), challengeLife)
 }
 
-// wakes is the moment at which a proven address wants attention, or an unproven
-// one that is not due yet.
-func (a *address) wakes(now time.Time) time.Time {
+// attention is the moment at which an address wants attention.
+func (a *address) attention() time.Time {
 	if a.waiting != nil {
 		return a.waiting.sent.Add(a.patience())
 	}
-	if a.due.After(now) {
-		return a.due
-	}
-	return now
+	return a.due
 }
 
 // tried notes a probe to an unproven address and plans the next.

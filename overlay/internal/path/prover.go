@@ -1,7 +1,6 @@
 package path
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -99,7 +98,10 @@ type Prover struct {
 
 	mu          sync.Mutex // guards the fields below; never held over sends and callbacks
 	peers       map[trust.GatewayID]*peer
-	order       []*peer // the same, ascending by ID, so that runs can be repeated
+	table       queue[*peer]    // the same, by the moment at which they want attention
+	waiters     queue[*address] // unproven addresses that are due and wait for the budget
+	planned     time.Time       // of the next round
+	joined      bool            // an address began to wait since the last round
 	outstanding map[[16]byte]*attempt
 	sent        []*attempt // oldest first, until they expire
 	limits      limits
@@ -140,18 +142,16 @@ func (p *Prover) SetPeer(id trust.GatewayID, candidates []Candidate) {
 	p.mu.Lock()
 	pe := p.peers[id]
 	if pe == nil {
-		pe = &peer{id: id}
+		pe = &peer{id: id, waiters: &p.waiters}
 		p.peers[id] = pe
-		at, _ := slices.BinarySearchFunc(p.order, id, compareID)
-		p.order = slices.Insert(p.order, at, pe)
 	}
-	pe.setCandidates(p.accepted(candidates), time.Now())
+	now := time.Now()
+	pe.setCandidates(p.accepted(candidates), now)
 	p.publish(pe)
+	p.schedule(pe, now)
+	p.pokeIfEarlier()
 	p.mu.Unlock()
-	p.poke()
 }
-
-func compareID(pe *peer, id trust.GatewayID) int { return bytes.Compare(pe.id[:], id[:]) }
 
 // accepted returns the candidates that may be asked, best first, without
 // duplicates and not more than we keep.
@@ -183,14 +183,16 @@ func (p *Prover) RemovePeer(id trust.GatewayID) {
 	p.mu.Lock()
 	if pe := p.peers[id]; pe != nil {
 		delete(p.peers, id)
-		at, _ := slices.BinarySearchFunc(p.order, id, compareID)
-		p.order = slices.Delete(p.order, at, at+1)
+		p.table.remove(pe)
+		for _, a := range pe.addresses {
+			p.waiters.remove(a)
+		}
 		pe.removed = true
 		pe.path = nil
 		p.publish(pe)
+		p.pokeIfEarlier()
 	}
 	p.mu.Unlock()
-	p.poke()
 }
 
 // Kick asks a peer now: at its proven addresses, and once more at those others
@@ -199,10 +201,12 @@ func (p *Prover) RemovePeer(id trust.GatewayID) {
 func (p *Prover) Kick(id trust.GatewayID) {
 	p.mu.Lock()
 	if pe := p.peers[id]; pe != nil {
-		pe.kick(time.Now(), p.limits.budget.KickPause)
+		now := time.Now()
+		pe.kick(now, p.limits.budget.KickPause)
+		p.schedule(pe, now)
+		p.pokeIfEarlier()
 	}
 	p.mu.Unlock()
-	p.poke()
 }
 
 // Reply takes an authenticated probe reply of peer and reports whether it
@@ -239,7 +243,8 @@ func (p *Prover) Reply(from netip.AddrPort, id trust.GatewayID, challenge [16]by
 	pe.answered(a, now)
 	pe.choose()
 	p.publish(pe)
-	p.poke()
+	p.schedule(pe, now)
+	p.pokeIfEarlier()
 	return true
 }
 
@@ -340,22 +345,28 @@ func (p *Prover) Run(ctx context.Context) error {
 		case <-p.wake:
 		case <-timer.C:
 		}
-		timer.Reset(max(minPause, p.round()))
+		timer.Reset(p.round())
 	}
 }
 
-// round does what is due and returns the time until the next.
+// round does what is due and returns the time until the next. It touches only
+// peers that want attention now.
 func (p *Prover) round() time.Duration {
 	now := time.Now()
 	p.mu.Lock()
 	p.rounds++
 	p.expire(now)
-	for _, pe := range p.order {
+	var probes []*attempt
+	for _, pe := range p.dueNow(now) {
 		p.counters.Misses += pe.judge(now, p.limits.budget.KickPause)
 		pe.choose()
 		p.publish(pe)
+		probes = p.ask(pe, now, probes)
+		p.schedule(pe, now)
 	}
-	probes, next := p.due(now)
+	probes, wait := p.askUnproven(now, probes)
+	next := max(minPause, min(p.untilNext(now), wait))
+	p.planned, p.joined = now.Add(next), false
 	events := p.events
 	p.events = nil
 	p.mu.Unlock()
@@ -367,6 +378,69 @@ func (p *Prover) round() time.Duration {
 		f()
 	}
 	return next
+}
+
+// dueNow takes the peers that want attention out of the timetable, in its order.
+func (p *Prover) dueNow(now time.Time) (due []*peer) {
+	for {
+		pe, ok := p.table.first()
+		if !ok || pe.wakes.After(now) {
+			return due
+		}
+		p.table.remove(pe)
+		due = append(due, pe)
+	}
+}
+
+// ask makes the probes of a peer to its proven addresses whose time has come.
+func (p *Prover) ask(pe *peer, now time.Time, probes []*attempt) []*attempt {
+	for _, a := range pe.addresses {
+		if a.proven && a.waiting == nil && !a.due.After(now) {
+			p.counters.Proven++
+			probes = append(probes, p.begin(&attempt{peer: pe, at: a, size: probeSize}, now))
+		}
+	}
+	if a := p.mtuProbe(pe, now); a != nil {
+		p.counters.Proven++
+		probes = append(probes, p.begin(a, now))
+	}
+	return probes
+}
+
+// schedule puts a peer to its place in the timetable, and its unproven
+// addresses that are due among those that wait for the budget.
+func (p *Prover) schedule(pe *peer, now time.Time) {
+	wakes := p.mtuWakes(pe, now)
+	for _, a := range pe.addresses {
+		if !a.proven && !a.due.After(now) {
+			p.joined = p.joined || a.slot == 0
+			p.waiters.set(a)
+			continue
+		}
+		p.waiters.remove(a)
+		wakes = earliestSet(wakes, a.attention())
+	}
+	if pe.wakes = wakes; wakes.IsZero() {
+		p.table.remove(pe)
+		return
+	}
+	p.table.set(pe)
+}
+
+// untilNext is the time until a peer wants attention.
+func (p *Prover) untilNext(now time.Time) time.Duration {
+	if pe, ok := p.table.first(); ok {
+		return min(pe.wakes.Sub(now), idleRound)
+	}
+	return idleRound
+}
+
+// pokeIfEarlier makes Run look at once if it would be late otherwise.
+func (p *Prover) pokeIfEarlier() {
+	pe, ok := p.table.first()
+	if ok && pe.wakes.Before(p.planned) || len(p.events) > 0 || p.joined {
+		p.poke()
+	}
 }
 
 // send sends a probe and starts its clock.
@@ -391,7 +465,8 @@ func (p *Prover) expire(now time.Time) {
 		delete(p.outstanding, p.sent[n].challenge)
 		n++
 	}
-	p.sent = slices.Delete(p.sent, 0, n)
+	clear(p.sent[:n])
+	p.sent = p.sent[n:] // append makes room by itself
 	if now.Sub(p.pruned) > time.Minute {
 		p.pruned = now
 		p.limits.prune(now)
@@ -401,39 +476,6 @@ func (p *Prover) expire(now time.Time) {
 // idleRound is the longest time between two rounds.
 const idleRound = time.Minute
 
-// due makes the probes whose time has come, as the budget allows, and returns
-// the time until the next.
-func (p *Prover) due(now time.Time) ([]*attempt, time.Duration) {
-	var probes, unproven []*attempt
-	next := now.Add(idleRound)
-	for _, pe := range p.order {
-		for _, a := range pe.addresses {
-			switch {
-			case a.due.After(now):
-			case !a.proven:
-				unproven = append(unproven, &attempt{peer: pe, at: a, size: probeSize})
-				continue // its next time is known below
-			case a.waiting == nil:
-				p.counters.Proven++
-				probes = append(probes, p.begin(&attempt{peer: pe, at: a, size: probeSize}, now))
-			}
-			next = earliest(next, a.wakes(now))
-		}
-		a, wakes := p.mtuProbe(pe, now)
-		if a != nil {
-			p.counters.Proven++
-			probes = append(probes, p.begin(a, now))
-		}
-		next = earliest(next, wakes)
-	}
-	fromUnproven, soonest := p.dueUnproven(unproven, now)
-	next = earliest(next, soonest)
-	if len(p.outstanding) > 0 && len(p.sent) > 0 {
-		next = earliest(next, p.sent[0].sent.Add(challengeLife+1))
-	}
-	return append(probes, fromUnproven...), next.Sub(now)
-}
-
 func earliest(a, b time.Time) time.Time {
 	if b.IsZero() || a.Before(b) {
 		return a
@@ -441,36 +483,33 @@ func earliest(a, b time.Time) time.Time {
 	return b
 }
 
-// dueUnproven spends the budget for unproven addresses: first tries before
-// later ones, better sources before others.
-func (p *Prover) dueUnproven(waiting []*attempt, now time.Time) (probes []*attempt, next time.Time) {
-	slices.SortFunc(waiting, func(a, b *attempt) int {
-		return cmp.Or(cmp.Compare(a.at.tries, b.at.tries), cmp.Compare(a.at.source, b.at.source),
-			a.at.due.Compare(b.at.due), bytes.Compare(a.peer.id[:], b.peer.id[:]), a.at.addr.Compare(b.at.addr))
-	})
-	for _, a := range waiting {
-		if !p.allowed(Candidate{Addr: a.at.addr, Source: a.at.source}) {
+// askUnproven spends the budget for unproven addresses, and returns how long to
+// wait for the next token if some addresses still wait.
+func (p *Prover) askUnproven(now time.Time, probes []*attempt) ([]*attempt, time.Duration) {
+	b := &p.limits.budget
+	for {
+		a, ok := p.waiters.first()
+		if !ok {
+			return probes, idleRound
+		}
+		if wait := p.limits.everybody(now); wait > 0 {
+			p.counters.Limited++
+			return probes, wait
+		}
+		p.waiters.remove(a)
+		if !p.allowed(Candidate{Addr: a.addr, Source: a.source}) {
 			p.counters.RefusedAddress++
-			a.at.due = now.Add(p.limits.budget.Rest)
-			next = earliestSet(next, a.at.due)
-			continue
-		}
-		wait, total := p.limits.admit(a.peer.id, a.at.addr.Addr(), now)
-		if wait == 0 {
+			a.due = now.Add(b.Rest)
+		} else if wait := p.limits.admit(a.peer.id, a.addr.Addr(), now); wait > 0 {
+			p.counters.Limited++
+			a.due = now.Add(wait)
+		} else {
 			p.counters.Unproven++
-			a.at.tried(now, &p.limits.budget)
-			probes = append(probes, p.begin(a, now))
-			next = earliestSet(next, a.at.due)
-			continue
+			a.tried(now, b)
+			probes = append(probes, p.begin(&attempt{peer: a.peer, at: a, size: probeSize}, now))
 		}
-		p.counters.Limited++
-		next = earliestSet(next, now.Add(wait))
-		if total {
-			break // the others are still due when the next token is there
-		}
-		a.at.due = now.Add(wait)
+		p.schedule(a.peer, now)
 	}
-	return probes, next
 }
 
 func earliestSet(a, b time.Time) time.Time {

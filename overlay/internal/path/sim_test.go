@@ -22,6 +22,7 @@ type network struct {
 	dark     map[netip.Addr]bool
 	loses    func(from, to netip.AddrPort) bool // nil: nothing
 	tooLong  func(size int) bool                // nil: never
+	sends    func(from *host, to trust.GatewayID, addr string)
 	received map[netip.Addr][]arrival
 }
 
@@ -104,6 +105,25 @@ func (n *network) add(number int, cfg Config, addrs ...string) *host {
 	return h
 }
 
+// group adds count hosts with an address each, numbered from first.
+func (n *network) group(first, count int) (hosts []*host) {
+	for i := first; i < first+count; i++ {
+		hosts = append(hosts, n.add(i, Config{}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 51820).String()))
+	}
+	return hosts
+}
+
+// acquaint makes all of them peers of each other.
+func acquaint(hosts []*host) {
+	for _, h := range hosts {
+		for _, other := range hosts {
+			if h != other {
+				h.knows(other)
+			}
+		}
+	}
+}
+
 // run runs the Provers until the test ends.
 func (n *network) run(hosts ...*host) {
 	ctx := n.t.Context()
@@ -158,6 +178,11 @@ func (n *network) arrive(from, to netip.AddrPort, size int, f func(*host)) {
 // package link does, if it is who was asked.
 func (h *host) SendProbe(peer trust.GatewayID, to netip.AddrPort, challenge [16]byte, size int) error {
 	from := h.addrs[0]
+	if h.net.sends != nil {
+		h.net.mu.Lock()
+		h.net.sends(h, peer, to.String())
+		h.net.mu.Unlock()
+	}
 	if h.nat != nil {
 		h.net.mu.Lock()
 		h.nat.opened[to] = time.Now()
