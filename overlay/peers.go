@@ -18,7 +18,7 @@ import (
 // offer gives a record that came from outside to the book and acts on what
 // the book makes of it. how names the way it came, for the log.
 func (m *Mesh) offer(raw []byte, how string) (*record.Record, error) {
-	verdict, r, err := m.book.Offer(raw, m.now())
+	verdict, r, err := m.book.Offer(raw, m.now(), time.Now())
 	m.count("record." + verdict.String())
 	switch verdict {
 	case record.Accepted:
@@ -48,7 +48,7 @@ func (m *Mesh) ripenLoop(ctx context.Context) error {
 			return nil
 		case <-time.After(ripenInterval):
 		}
-		for _, r := range m.book.Ripe(m.now()) {
+		for _, r := range m.book.Ripe(time.Now()) {
 			m.count("record.accepted")
 			m.accepted(r)
 		}

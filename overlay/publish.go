@@ -272,7 +272,7 @@ func (m *Mesh) ownAhead(r *record.Record) {
 		m.seq.jumpPast(r.Order().Generation, r.Sequence)
 	}
 	first := !m.duplicate.stopped()
-	clone := m.duplicate.jump(r.Order(), m.now())
+	clone := m.duplicate.jump(r.Order(), time.Now()) // the wall clock may stand still
 	m.mu.Unlock()
 	if clone {
 		if first {

@@ -92,9 +92,12 @@ func NewBook(root *trust.Root, self trust.GatewayID) *Book {
 // verdict is about, and verified: with Known and Older it is the book's, with
 // Accepted it can be a newer one that the rate limit had held back. It is nil
 // only with Refused; the error is then one of package trust's or ErrFull.
-func (b *Book) Offer(raw []byte, now time.Time) (Verdict, *Record, error) {
+//
+// now judges validity. tick measures time for the rate limit: it must come from
+// a clock that never goes back or stands still, whatever happens to now.
+func (b *Book) Offer(raw []byte, now, tick time.Time) (Verdict, *Record, error) {
 	sum := sha256.Sum256(raw)
-	if v, r := b.seen(sum, now); r != nil {
+	if v, r := b.seen(sum, tick); r != nil {
 		return v, r, nil
 	}
 	r, err := Decode(raw)
@@ -113,11 +116,11 @@ func (b *Book) Offer(raw []byte, now time.Time) (Verdict, *Record, error) {
 	if r.ID == b.self {
 		return b.ownLocked(r), r, nil
 	}
-	return b.takeLocked(r, now)
+	return b.takeLocked(r, tick)
 }
 
 // seen answers for bytes that the book has verified before.
-func (b *Book) seen(sum [32]byte, now time.Time) (Verdict, *Record) {
+func (b *Book) seen(sum [32]byte, tick time.Time) (Verdict, *Record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	id, ok := b.raws[sum]
@@ -125,7 +128,7 @@ func (b *Book) seen(sum [32]byte, now time.Time) (Verdict, *Record) {
 		return 0, nil
 	}
 	e := b.entries[id]
-	if r := b.ripeLocked(e, now); r != nil {
+	if r := b.ripeLocked(e, tick); r != nil {
 		return Accepted, r
 	}
 	if e.next != nil && e.next.sum == sum {
@@ -170,7 +173,7 @@ func (b *Book) ownLocked(r *Record) Verdict {
 }
 
 // takeLocked decides about a verified record of another gateway.
-func (b *Book) takeLocked(r *Record, now time.Time) (Verdict, *Record, error) {
+func (b *Book) takeLocked(r *Record, tick time.Time) (Verdict, *Record, error) {
 	holder, losers := b.rivalsLocked(r)
 	if holder != nil {
 		return Older, holder, nil
@@ -180,7 +183,7 @@ func (b *Book) takeLocked(r *Record, now time.Time) (Verdict, *Record, error) {
 		if len(losers) == 0 && b.fullLocked(r.Chain.Delegation.Number) {
 			return Refused, nil, fmt.Errorf("record of %s: %w", r.name(), ErrFull)
 		}
-		e = &entry{tokens: changesBurst, refill: now}
+		e = &entry{tokens: changesBurst, refill: tick}
 		b.entries[r.ID] = e
 	}
 	verdict := b.compareLocked(e.record, r)
@@ -191,12 +194,12 @@ func (b *Book) takeLocked(r *Record, now time.Time) (Verdict, *Record, error) {
 		return Lost, r, nil
 	}
 	if e.next != nil && !b.newerLocked(e.next, r) {
-		if next := b.ripeLocked(e, now); next != nil {
+		if next := b.ripeLocked(e, tick); next != nil {
 			return Accepted, next, nil
 		}
 		return Limited, r, nil
 	}
-	if !e.spend(now) {
+	if !e.spend(tick) {
 		b.dropNextLocked(e)
 		e.next, b.raws[r.sum] = r, r.ID
 		return Limited, r, nil
@@ -274,11 +277,11 @@ func (b *Book) compareLocked(stands, r *Record) Verdict {
 }
 
 // spend takes the right to one change, if there is one.
-func (e *entry) spend(now time.Time) bool {
-	if since := now.Sub(e.refill); since > 0 {
+func (e *entry) spend(tick time.Time) bool {
+	if since := tick.Sub(e.refill); since > 0 {
 		e.tokens = min(changesBurst, e.tokens+since.Seconds()*changesPerSecond)
 	}
-	e.refill = now
+	e.refill = tick
 	if e.tokens < 1 {
 		return false
 	}
@@ -300,7 +303,7 @@ func (b *Book) dropNextLocked(e *entry) {
 }
 
 // ripeLocked takes in the record that waits, if it may now, and returns it.
-func (b *Book) ripeLocked(e *entry, now time.Time) *Record {
+func (b *Book) ripeLocked(e *entry, tick time.Time) *Record {
 	r := e.next
 	if r == nil {
 		return nil
@@ -310,7 +313,7 @@ func (b *Book) ripeLocked(e *entry, now time.Time) *Record {
 		b.dropNextLocked(e)
 		return nil
 	}
-	if !e.spend(now) {
+	if !e.spend(tick) {
 		return nil
 	}
 	b.putLocked(e, r)
@@ -320,13 +323,13 @@ func (b *Book) ripeLocked(e *entry, now time.Time) *Record {
 
 // Ripe takes in the records that the rate limit held back and that may be taken
 // in now, and returns them: the caller does with them as after Accepted.
-func (b *Book) Ripe(now time.Time) []*Record {
+func (b *Book) Ripe(tick time.Time) []*Record {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out []*Record
 	for _, id := range b.idsLocked() {
 		if e := b.entries[id]; e != nil {
-			if r := b.ripeLocked(e, now); r != nil {
+			if r := b.ripeLocked(e, tick); r != nil {
 				out = append(out, r)
 			}
 		}

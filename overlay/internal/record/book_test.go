@@ -22,7 +22,7 @@ func mustOffer(t testing.TB, b *Book, at time.Time, want Verdict, raws ...[]byte
 	t.Helper()
 	var last *Record
 	for i, raw := range raws {
-		v, r, err := b.Offer(raw, at)
+		v, r, err := b.Offer(raw, at, at)
 		if v != want {
 			t.Fatalf("record %d of %d: got %v, %v, want %v", i+1, len(raws), v, err, want)
 		}
@@ -103,7 +103,7 @@ func TestChainsAreVerifiedOnce(t *testing.T) {
 	// Another chain of the same gateway is looked at.
 	bad := certificate(1)
 	bad.Site, bad.Generation = "b-1", 2
-	if _, _, err := b.Offer(w.newGatewayBy(t, w.org, newKey("org"), bad).sign(t, 1), now); !errors.Is(err, trust.ErrChain) {
+	if _, _, err := b.Offer(w.newGatewayBy(t, w.org, newKey("org"), bad).sign(t, 1), now, now); !errors.Is(err, trust.ErrChain) {
 		t.Errorf("got %v, want %v", err, trust.ErrChain)
 	}
 }
@@ -141,7 +141,7 @@ func TestEquivocationEndsTheSameEverywhere(t *testing.T) {
 	}
 	// Another edition of the same lie does not replace the proof.
 	first := a.Equivocations()[g.id()]
-	_, _, _ = a.Offer(g.sign(t, 5, func(r *Record) { r.Software = "third" }), now)
+	_, _, _ = a.Offer(g.sign(t, 5, func(r *Record) { r.Software = "third" }), now, now)
 	if diff := cmp.Diff(first, a.Equivocations()[g.id()]); diff != "" {
 		t.Error(diff)
 	}
@@ -161,6 +161,20 @@ func TestTheSameBodyIsNoEquivocation(t *testing.T) {
 	twin := *r
 	if v := b.compareLocked(r, &twin); v != Known || len(b.Equivocations()) != 0 {
 		t.Errorf("got %v", v)
+	}
+}
+
+// A gateway whose clock was set back lives on its floor of time until the clock
+// has caught up: an hour in which records must change all the same.
+func TestStandingClockDoesNotStopChanges(t *testing.T) {
+	w := newWorld(t)
+	g := w.newGateway(t, 1)
+	b := NewBook(w.root, noSelf)
+	for n := range uint64(100) {
+		tick := now.Add(time.Duration(n) * time.Second)
+		if v, _, err := b.Offer(g.sign(t, n+1), now, tick); v != Accepted {
+			t.Fatalf("change %d, one a second: %v, %v", n, v, err)
+		}
 	}
 }
 
@@ -239,7 +253,7 @@ func TestEquivocationIsLimitedToo(t *testing.T) {
 	b := NewBook(w.root, noSelf)
 	verdicts := map[Verdict]int{}
 	for _, x := range all {
-		v, _, err := b.Offer(x.raw, now)
+		v, _, err := b.Offer(x.raw, now, now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -375,10 +389,10 @@ func TestEqualGenerationsOfOneNameEndTheSameEverywhere(t *testing.T) {
 	x, y := w.newGateway(t, 1), w.newGatewayBy(t, w.org, newKey("org"), c)
 	rx, ry := x.sign(t, 1), y.sign(t, 1)
 	a, b := NewBook(w.root, noSelf), NewBook(w.root, noSelf)
-	_, _, _ = a.Offer(rx, now)
-	_, _, _ = a.Offer(ry, now)
-	_, _, _ = b.Offer(ry, now)
-	_, _, _ = b.Offer(rx, now)
+	_, _, _ = a.Offer(rx, now, now)
+	_, _, _ = a.Offer(ry, now, now)
+	_, _, _ = b.Offer(ry, now, now)
+	_, _, _ = b.Offer(rx, now, now)
 	if a.Summary() != b.Summary() || len(a.All()) != 1 {
 		t.Errorf("%d and %d records", len(a.All()), len(b.All()))
 	}
@@ -420,7 +434,7 @@ func TestNamesOfOthersCannotBeTaken(t *testing.T) {
 			mustOffer(t, a, now, Accepted, rv, rt)
 			mustHave(t, a, want...)
 			mustOffer(t, b, now, Accepted, rt)
-			_, _, _ = b.Offer(rv, now)
+			_, _, _ = b.Offer(rv, now, now)
 			mustHave(t, b, want...)
 		})
 	}
@@ -478,7 +492,7 @@ func TestTombstonesStayUntilTheCertificateEnds(t *testing.T) {
 		t.Errorf("%v expired early", got)
 	}
 	mustHave(t, b, own, tombstone)
-	if v, _, _ := b.Offer(g.sign(t, 2, left, func(r *Record) { r.Software = "other" }), now); v != Lost && v != Conflict || len(b.Equivocations()) != 1 {
+	if v, _, _ := b.Offer(g.sign(t, 2, left, func(r *Record) { r.Software = "other" }), now, now); v != Lost && v != Conflict || len(b.Equivocations()) != 1 {
 		t.Error("no proof")
 	}
 	if got := b.Expire(end.Add(1)); !slices.Equal(got, []trust.GatewayID{g.id()}) {
@@ -507,7 +521,7 @@ func TestGatewaysOfOneDelegationAreBounded(t *testing.T) {
 	c := certificate(3)
 	c.Gateway, c.Site = "gw-b-3", "b-3"
 	one := w.newGatewayBy(t, w.other, newKey("other"), c)
-	if v, r, err := b.Offer(one.sign(t, 1), now); v != Refused || r != nil || !errors.Is(err, ErrFull) {
+	if v, r, err := b.Offer(one.sign(t, 1), now, now); v != Refused || r != nil || !errors.Is(err, ErrFull) {
 		t.Errorf("got %v, %v, %v", v, r, err)
 	}
 	mustOffer(t, b, now, Accepted, w.newGateway(t, 1).sign(t, 1)) // another delegation has room
@@ -543,11 +557,11 @@ func TestDigestsShowWhatToSendAndWant(t *testing.T) {
 	}
 	// One exchange makes both equal.
 	for _, r := range send {
-		_, _, _ = b.Offer(r.Raw, now)
+		_, _, _ = b.Offer(r.Raw, now, now)
 	}
 	for _, id := range want {
 		if r, ok := b.Get(id); ok {
-			_, _, _ = a.Offer(r.Raw, now)
+			_, _, _ = a.Offer(r.Raw, now, now)
 		}
 	}
 	if a.Summary() != b.Summary() {
@@ -623,7 +637,7 @@ func TestBooksConvergeWhateverTheOrder(t *testing.T) {
 			last = b.Summary()
 			random.Shuffle(len(raws), func(i, j int) { raws[i], raws[j] = raws[j], raws[i] })
 			for i, raw := range raws {
-				if _, _, err := b.Offer(raw, now.Add(time.Duration(i)*time.Second)); err != nil {
+				if _, _, err := b.Offer(raw, now.Add(time.Duration(i)*time.Second), now.Add(time.Duration(i)*time.Second)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -656,7 +670,7 @@ func TestBookMayBeUsedByMany(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for i, raw := range raws {
-				_, _, _ = b.Offer(raw, now)
+				_, _, _ = b.Offer(raw, now, now)
 				_, send := b.Newer(b.Digest())
 				b.Expire(now)
 				b.Ripe(now)
@@ -698,7 +712,7 @@ func BenchmarkOffer(b *testing.B) {
 	for n := range 400 {
 		g := w.newGateway(b, n)
 		gateways = append(gateways, g)
-		if v, _, err := book.Offer(g.sign(b, 1<<20), now); v != Accepted {
+		if v, _, err := book.Offer(g.sign(b, 1<<20), now, now); v != Accepted {
 			b.Fatal(v, err)
 		}
 	}
@@ -706,13 +720,13 @@ func BenchmarkOffer(b *testing.B) {
 	b.Run("known", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			_, _, _ = book.Offer(known, now)
+			_, _, _ = book.Offer(known, now, now)
 		}
 	})
 	b.Run("older", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			_, _, _ = book.Offer(older, now)
+			_, _, _ = book.Offer(older, now, now)
 		}
 	})
 	b.Run("newer", func(b *testing.B) {
@@ -724,7 +738,7 @@ func BenchmarkOffer(b *testing.B) {
 		i := 0
 		for b.Loop() {
 			// Each is refused work only by the limit, after its signature was checked.
-			_, _, _ = book.Offer(raws[i%len(raws)], now)
+			_, _, _ = book.Offer(raws[i%len(raws)], now, now)
 			i++
 		}
 	})
@@ -732,7 +746,7 @@ func BenchmarkOffer(b *testing.B) {
 		raw := gateways[9].sign(b, 1)
 		b.ReportAllocs()
 		for b.Loop() {
-			if v, _, err := NewBook(w.root, noSelf).Offer(raw, now); v != Accepted {
+			if v, _, err := NewBook(w.root, noSelf).Offer(raw, now, now); v != Accepted {
 				b.Fatal(v, err)
 			}
 		}

@@ -42,7 +42,7 @@ func TestRecordThatLostARaceIsNotTakenIn(t *testing.T) {
 func TestClockThatStepsBackEarnsNoChanges(t *testing.T) {
 	b, g := newExhausted(t)
 	for n, at := range []time.Time{now.Add(-time.Hour), now.Add(-2 * time.Hour), now.Add(-2*time.Hour + time.Millisecond)} {
-		if v, _, err := b.Offer(g.sign(t, uint64(30+n)), at); v != Limited || err != nil {
+		if v, _, err := b.Offer(g.sign(t, uint64(30+n)), at, at); v != Limited || err != nil {
 			t.Errorf("%v: got %v, %v, want %v", at, v, err, Limited)
 		}
 	}

@@ -131,7 +131,7 @@ func TestDecodeRefuses(t *testing.T) {
 				t.Errorf("got %v, %v, want %v", r, err, trust.ErrFormat)
 			}
 			b := NewBook(w.root, trust.GatewayID{})
-			if v, r, err := b.Offer(raw, now); v != Refused || r != nil || !errors.Is(err, trust.ErrFormat) {
+			if v, r, err := b.Offer(raw, now, now); v != Refused || r != nil || !errors.Is(err, trust.ErrFormat) {
 				t.Errorf("book: got %v, %v, %v", v, r, err)
 			}
 		})
@@ -202,7 +202,7 @@ func TestVerifyRefusesAttackers(t *testing.T) {
 			b := NewBook(w.root, trust.GatewayID{})
 			// The chain of the first try may be known by the second one.
 			for range 2 {
-				if v, r, err := b.Offer(row.raw, now); v != Refused || r != nil || !errors.Is(err, row.want) {
+				if v, r, err := b.Offer(row.raw, now, now); v != Refused || r != nil || !errors.Is(err, row.want) {
 					t.Errorf("book: got %v, %v, %v", v, r, err)
 				}
 			}
@@ -217,7 +217,7 @@ func TestRecordWithOneChangedBitIsRefused(t *testing.T) {
 	w := newWorld(t)
 	raw := w.newGateway(t, 1).sign(t, 7)
 	b := NewBook(w.root, trust.GatewayID{})
-	if v, _, err := b.Offer(raw, now); v != Accepted {
+	if v, _, err := b.Offer(raw, now, now); v != Accepted {
 		t.Fatal(v, err)
 	}
 	for i := 0; i < len(raw)*8; i += 5 {
@@ -227,7 +227,7 @@ func TestRecordWithOneChangedBitIsRefused(t *testing.T) {
 			t.Errorf("bit %d: verifies", i)
 		}
 		// A lower order may be called older without a look at signatures.
-		if v, _, _ := b.Offer(flipped, now); v != Refused && v != Older {
+		if v, _, _ := b.Offer(flipped, now, now); v != Refused && v != Older {
 			t.Errorf("bit %d: %v", i, v)
 		}
 	}
@@ -257,7 +257,7 @@ func TestRecordIsValidWithinToleranceOnly(t *testing.T) {
 	} {
 		b := NewBook(w.root, trust.GatewayID{})
 		_, err := Verify(w.root, raw, row.at)
-		v, r, offered := b.Offer(raw, row.at)
+		v, r, offered := b.Offer(raw, row.at, row.at)
 		if !errors.Is(err, row.want) || !errors.Is(offered, row.want) || (v == Accepted) != (row.want == nil) {
 			t.Errorf("%s: got %v, %v, %v, want %v", name, err, v, offered, row.want)
 		}
@@ -352,12 +352,12 @@ func FuzzOffer(f *testing.F) {
 	f.Add(g.sign(f, 7))
 	f.Add(newNamedWorld(f, "foreign").newGateway(f, 1).sign(f, 9))
 	b := NewBook(w.root, trust.GatewayID{})
-	if v, _, err := b.Offer(g.sign(f, 7), now); v != Accepted {
+	if v, _, err := b.Offer(g.sign(f, 7), now, now); v != Accepted {
 		f.Fatal(v, err)
 	}
 	before := b.Summary()
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		v, r, err := b.Offer(raw, now)
+		v, r, err := b.Offer(raw, now, now)
 		if (v == Refused) != (err != nil) || (v == Refused) != (r == nil) {
 			t.Fatalf("%v, %v, %v", v, r, err)
 		}

@@ -13,11 +13,11 @@ func newExhausted(t testing.TB) (*Book, *gateway) {
 	w := newWorld(t)
 	b, g := NewBook(w.root, w.newGateway(t, 0).id()), w.newGateway(t, 1)
 	for sequence := range uint64(changesBurst) {
-		if v, _, err := b.Offer(g.sign(t, sequence+1), now); v != Accepted || err != nil {
+		if v, _, err := b.Offer(g.sign(t, sequence+1), now, now); v != Accepted || err != nil {
 			t.Fatalf("record %d: got %v, %v", sequence+1, v, err)
 		}
 	}
-	if v, _, err := b.Offer(g.sign(t, 20), now); v != Limited || err != nil {
+	if v, _, err := b.Offer(g.sign(t, 20), now, now); v != Limited || err != nil {
 		t.Fatalf("got %v, %v, want %v", v, err, Limited)
 	}
 	return b, g
@@ -29,21 +29,21 @@ func newExhausted(t testing.TB) (*Book, *gateway) {
 func TestOlderRecordDoesNotPushOutTheNewerThatWaits(t *testing.T) {
 	b, g := newExhausted(t)
 	later := now.Add(time.Second)
-	v, r, err := b.Offer(g.sign(t, 15), later)
+	v, r, err := b.Offer(g.sign(t, 15), later, later)
 	if v != Accepted || err != nil || r.Sequence != 20 {
 		t.Fatalf("record 15 after a second: got %v %v, %v, want %v of record 20", v, r.Order(), err, Accepted)
 	}
 	if stored, _ := b.Get(g.id()); stored != r {
 		t.Errorf("book has %v, want record 20", stored.Order())
 	}
-	if v, r, _ := b.Offer(g.sign(t, 16), later); v != Older || r.Sequence != 20 {
+	if v, r, _ := b.Offer(g.sign(t, 16), later, later); v != Older || r.Sequence != 20 {
 		t.Errorf("record 16 after that: got %v, want %v", v, Older)
 	}
 }
 
 func TestOlderRecordDoesNotTakeThePlaceOfTheNewerThatWaits(t *testing.T) {
 	b, g := newExhausted(t)
-	if v, r, err := b.Offer(g.sign(t, 15), now); v != Limited || err != nil || r.Sequence != 15 {
+	if v, r, err := b.Offer(g.sign(t, 15), now, now); v != Limited || err != nil || r.Sequence != 15 {
 		t.Errorf("record 15: got %v %v, %v, want %v", v, r.Order(), err, Limited)
 	}
 	if got := b.Ripe(now.Add(time.Second)); len(got) != 1 || got[0].Sequence != 20 {
@@ -54,13 +54,13 @@ func TestOlderRecordDoesNotTakeThePlaceOfTheNewerThatWaits(t *testing.T) {
 func TestNewerRecordIsTakenInsteadOfTheOneThatWaits(t *testing.T) {
 	b, g := newExhausted(t)
 	later := now.Add(time.Second)
-	if v, r, err := b.Offer(g.sign(t, 25), later); v != Accepted || err != nil || r.Sequence != 25 {
+	if v, r, err := b.Offer(g.sign(t, 25), later, later); v != Accepted || err != nil || r.Sequence != 25 {
 		t.Errorf("record 25: got %v %v, %v, want %v", v, r.Order(), err, Accepted)
 	}
 	if got := b.Ripe(later.Add(time.Second)); len(got) != 0 {
 		t.Errorf("ripe: got %v, want nothing", got)
 	}
-	if v, r, _ := b.Offer(g.sign(t, 20), later.Add(time.Second)); v != Older || r.Sequence != 25 {
+	if v, r, _ := b.Offer(g.sign(t, 20), later.Add(time.Second), later.Add(time.Second)); v != Older || r.Sequence != 25 {
 		t.Errorf("record 20 after that: got %v, want %v", v, Older)
 	}
 }
@@ -71,7 +71,7 @@ func TestOfTwoBodiesThatWaitTheSmallerHashIsTaken(t *testing.T) {
 		b, g := newExhausted(t)
 		raws := [][]byte{g.sign(t, 30), g.sign(t, 30, func(r *Record) { r.Software = "other" })}
 		mustOffer(t, b, now, Limited, raws[first])
-		if v, _, err := b.Offer(raws[1-first], now); v != Limited || err != nil {
+		if v, _, err := b.Offer(raws[1-first], now, now); v != Limited || err != nil {
 			t.Errorf("second body: got %v, %v, want %v", v, err, Limited)
 		}
 		if _, ok := b.Equivocations()[g.id()]; !ok {
@@ -96,14 +96,14 @@ func TestWaitingRecordGivesWayToANewHolderOfItsName(t *testing.T) {
 	c := certificate(1)
 	c.Identity, c.Generation = public(newKey("identity 2")), 2
 	renamed := g.world.newGatewayBy(t, g.world.org, newKey("org"), c)
-	if v, _, err := b.Offer(renamed.sign(t, 1), now); v != Accepted || err != nil {
+	if v, _, err := b.Offer(renamed.sign(t, 1), now, now); v != Accepted || err != nil {
 		t.Fatalf("new holder: got %v, %v", v, err)
 	}
 	later := now.Add(time.Second)
 	if got := b.Ripe(later); len(got) != 0 {
 		t.Errorf("ripe: got %v, want nothing", got)
 	}
-	if v, r, _ := b.Offer(g.sign(t, 20), later); v != Older || r.ID != renamed.id() {
+	if v, r, _ := b.Offer(g.sign(t, 20), later, later); v != Older || r.ID != renamed.id() {
 		t.Errorf("record that waited: got %v, want %v", v, Older)
 	}
 }
