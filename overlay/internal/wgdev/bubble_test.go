@@ -20,7 +20,7 @@ func TestWireGuardSurvivesGarbageCollectionsInABubble(t *testing.T) {
 	}
 	var finalized bool
 	synctest.Test(t, func(t *testing.T) {
-		w := &bubble{t: t, hub: newHub(), open: Open}
+		w := newBubble(t, Open)
 		a, b := w.node(1), w.node(2)
 		w.know(a, b)
 		w.mustReach(a, b, time.Second)

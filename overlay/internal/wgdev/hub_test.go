@@ -25,8 +25,10 @@ type hub struct {
 	holding bool
 	later   []func() // deliveries that are held
 
-	sent []wireMessage
-	lose func(wireMessage) bool // nil: nothing
+	record bool // in sent
+	sent   []wireMessage
+	lose   func(wireMessage) bool // nil: nothing
+	twice  bool                   // everything arrives twice
 }
 
 // hold keeps packets back; held is how many there are.
@@ -127,7 +129,9 @@ func (b *hubBind) Send(bufs [][]byte, to conn.Endpoint) error {
 	}
 	for _, data := range bufs {
 		message := newWireMessage(b.id, e.peer, data)
-		b.hub.sent = append(b.hub.sent, message)
+		if b.hub.record {
+			b.hub.sent = append(b.hub.sent, message)
+		}
 		if b.hub.lose != nil && b.hub.lose(message) {
 			continue
 		}
@@ -141,6 +145,9 @@ func (b *hubBind) Send(bufs [][]byte, to conn.Endpoint) error {
 		if b.hub.holding {
 			b.hub.later = append(b.hub.later, deliver)
 		} else {
+			deliver()
+		}
+		if b.hub.twice {
 			deliver()
 		}
 	}

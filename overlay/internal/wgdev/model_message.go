@@ -18,9 +18,9 @@ import (
 //	4   sender        4   sender        4   receiver
 //	8   nonce    32   8   receiver      8   counter   8
 //	40  key      48   12  nonce    32   16  packet, padded
-//	88  time     28   44  seal     16   end-16 seal   16
-//	116 seal     16   60  zero     32
-//	132 zero     16
+//	88  time     28   44  zero     16   end-16 seal   16
+//	116 seal     16   60  seal     16
+//	132 zero     16   76  zero     16
 //
 // Numbers are little endian. A key and a time have 16 zero bytes behind them.
 // There is no cookie reply (type 3): the model is never under load.
@@ -119,7 +119,7 @@ func (r *response) marshal(initiator secret) []byte {
 	binary.LittleEndian.PutUint32(b[8:], r.receiver)
 	copy(b[12:], r.nonce[:])
 	key := r.nonce.join(initiator)
-	seal(b[44:], key[:], b[:44])
+	seal(b[60:], key[:], b[:60])
 	return b
 }
 
@@ -137,7 +137,7 @@ func parseResponse(b []byte) (r response, ok bool) {
 // answers reports whether b is r, and r responds to an initiation with a nonce.
 func (r *response) answers(b []byte, initiator secret) bool {
 	key := r.nonce.join(initiator)
-	return sealed(b[44:60], key[:], b[:44])
+	return sealed(b[60:76], key[:], b[:60])
 }
 
 // sealData makes a data message in place: b holds the header and the packet,

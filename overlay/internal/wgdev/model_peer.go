@@ -61,7 +61,7 @@ type modelPeer struct {
 	// Timers and what belongs to them.
 	retransmit, sendKeepalive, newHandshake, zeroKeys int64
 	attempts                                          uint8
-	needKeepalive, sentLastMinute                     bool
+	sentLastMinute                                    bool
 	wake                                              int64 // when the peer is looked at; no later than any of them
 	slot                                              int32 // in the schedule, -1: not in it
 }
@@ -298,8 +298,6 @@ func (m *model) receiveData(b []byte) []byte {
 	}
 	if p.sendKeepalive == 0 {
 		m.after(p, &p.sendKeepalive, keepaliveTimeout)
-	} else {
-		p.needKeepalive = true
 	}
 	from, packet := source(packet)
 	if !from.IsValid() || m.allowed.lookup(from) != p {
@@ -369,11 +367,9 @@ func (m *model) expired(p *modelPeer, now int64) {
 		m.retry(p)
 	}
 	if passed(&p.sendKeepalive) {
+		// wireguard-go sets the timer again if more than one packet came, and
+		// takes that back when the keepalive leaves its queue.
 		m.keepalive(p)
-		if p.needKeepalive {
-			p.needKeepalive = false
-			m.after(p, &p.sendKeepalive, keepaliveTimeout)
-		}
 	}
 	if passed(&p.newHandshake) {
 		m.initiate(p, false)

@@ -3,12 +3,14 @@ package wgdev
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
 	"github.com/planetmesh/planetmesh/overlay/internal/trust"
@@ -20,13 +22,38 @@ var rules = []struct {
 	test func(*bubble)
 }{
 	{"packets flow both ways over one handshake", testFlow},
+	{"packets wait for the handshake", testStaging},
+	{"only allowed addresses pass", testAllowed},
+	{"the longest prefix wins", testLongestPrefix},
+	{"a lost initiation is sent again after 5 s", testLostInitiation},
+	{"a lost response is asked for after 5 s", testLostResponse},
+	{"attempts end after 90 s", testGivingUp},
+	{"the responder waits until its session is used", testConfirmation},
+	{"the initiator renews after 120 s of sending", testRekeySending},
+	{"the initiator renews after 120 s of listening", testRekeyListening},
+	{"the initiator renews when it hears something after 165 s", testRekeyLate},
+	{"sessions end after 180 s", testReject},
+	{"a silent receiver answers after 10 s", testKeepalive},
+	{"a restarted peer leaves a hole of 15 to 21 s", testHole},
+	{"a restart that is told leaves none", testRestart},
+	{"a peer that restarts with sessions begun is reached", testRestartedBegins},
+	{"sessions begun on both sides at once are settled", testCollision},
+	{"a session is initiated once", testInitiate},
+	{"everything counts once", testReplay},
+	{"the endpoint does not move", testRoaming},
+	{"a removed peer is forgotten", testRemoval},
+	{"what strangers send is dropped in silence", testStrangers},
+	{"what was changed under way is dropped in silence", testTampering},
+	{"closing ends everything", testClose},
 }
 
+var kinds = map[string]func(Config) (Device, error){"wireguard-go": Open, "model": openModel}
+
 func TestSessionRules(t *testing.T) {
-	for kind, open := range map[string]func(Config) (Device, error){"wireguard-go": Open, "model": openModel} {
+	for kind, open := range kinds {
 		for _, rule := range rules {
 			t.Run(kind+"/"+rule.name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { rule.test(&bubble{t: t, hub: newHub(), open: open}) })
+				synctest.Test(t, func(t *testing.T) { rule.test(newBubble(t, open)) })
 			})
 		}
 	}
@@ -37,6 +64,12 @@ type bubble struct {
 	t    *testing.T
 	hub  *hub
 	open func(Config) (Device, error)
+}
+
+func newBubble(t *testing.T, open func(Config) (Device, error)) *bubble {
+	h := newHub()
+	h.record = true
+	return &bubble{t: t, hub: h, open: open}
 }
 
 // node is a gateway with a Tap. Gateway n has 10.n.0.0/16.
@@ -144,14 +177,54 @@ type wireMessage struct {
 	From, To trust.GatewayID
 	Type     uint32
 	Size     int
+	data     []byte
 }
 
 func newWireMessage(from, to trust.GatewayID, b []byte) wireMessage {
-	return wireMessage{time.Now(), from, to, binary.LittleEndian.Uint32(b), len(b)}
+	return wireMessage{time.Now(), from, to, binary.LittleEndian.Uint32(b), len(b), slices.Clone(b)}
 }
 
 func (m wireMessage) String() string {
 	return fmt.Sprintf("%d>%d type %d size %d", m.From[0], m.To[0], m.Type, m.Size)
+}
+
+// deliver gives a node a message as if it came from another.
+func (w *bubble) deliver(from trust.GatewayID, to *node, b []byte) {
+	to.bind.inbox <- hubPacket{from, slices.Clone(b)}
+	synctest.Wait()
+}
+
+// lose says what gets lost from now on, nil for nothing.
+func (w *bubble) lose(f func(wireMessage) bool) {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	w.hub.lose = f
+}
+
+// expect compares what was sent since the last look.
+func (w *bubble) expect(want ...string) {
+	w.t.Helper()
+	if diff := cmp.Diff(want, lines(w.wire()), cmpopts.EquateEmpty()); diff != "" {
+		w.t.Errorf("messages: -want +got:\n%s", diff)
+	}
+}
+
+// mustTake fails the test unless d is between least and most.
+func (w *bubble) mustTake(what string, d, least, most time.Duration) {
+	w.t.Helper()
+	if d < least || d > most {
+		w.t.Errorf("%s took %v, want %v to %v", what, d, least, most)
+	}
+}
+
+// pair returns two nodes that know each other, with a session that 1 began.
+func (w *bubble) pair() (a, b *node) {
+	w.t.Helper()
+	a, b = w.node(1), w.node(2)
+	w.know(a, b)
+	w.mustReach(a, b, 0)
+	w.wire()
+	return a, b
 }
 
 func lines(messages []wireMessage) (out []string) {
@@ -159,30 +232,4 @@ func lines(messages []wireMessage) (out []string) {
 		out = append(out, m.String())
 	}
 	return out
-}
-
-func testFlow(w *bubble) {
-	a, b := w.node(1), w.node(2)
-	w.know(a, b)
-	for range 3 {
-		w.mustReach(a, b, 0)
-		w.mustReach(b, a, 0)
-	}
-	// 28 bytes of IP and ICMP with 4 bytes of payload, padded to 32.
-	want := []string{
-		"1>2 type 1 size 148", "2>1 type 2 size 92", "1>2 type 4 size 64",
-		"2>1 type 4 size 64", "1>2 type 4 size 64", "2>1 type 4 size 64", "1>2 type 4 size 64", "2>1 type 4 size 64",
-	}
-	if diff := cmp.Diff(want, lines(w.wire())); diff != "" {
-		w.t.Errorf("messages: -want +got:\n%s", diff)
-	}
-	for _, pair := range [][2]*node{{a, b}, {b, a}} {
-		got := pair[0].stats(pair[1])
-		if time.Since(got.LastHandshake) != 0 {
-			w.t.Errorf("%d: handshake %v ago, want now", pair[0].n, time.Since(got.LastHandshake))
-		}
-		if other := pair[1].stats(pair[0]); got.Tx != other.Rx {
-			w.t.Errorf("%d sent %d bytes, %d received %d", pair[0].n, got.Tx, pair[1].n, other.Rx)
-		}
-	}
 }

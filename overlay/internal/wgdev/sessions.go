@@ -48,7 +48,7 @@ type starter interface {
 
 // attempt is a handshake that was begun and has not succeeded yet.
 type attempt struct {
-	since   time.Time // a handshake after that is a success
+	before  time.Time // the handshake before; another one is a success
 	due     time.Time
 	retries int
 }
@@ -106,22 +106,19 @@ func (s *sessions) beginAll(wanted map[trust.ExchangeKey]bool) {
 		return
 	}
 	for _, key := range ascending(wanted) {
-		a := s.pending[key]
-		if last, known := latest(key); a == nil || known && last.After(a.since) {
-			s.begin(key, wanted[key])
+		last, known := latest(key)
+		if a := s.pending[key]; known && (a == nil || !last.Equal(a.before)) {
+			s.begin(key, wanted[key], last)
 		}
 	}
 }
 
-func (s *sessions) begin(key trust.ExchangeKey, afresh bool) {
+func (s *sessions) begin(key trust.ExchangeKey, afresh bool, last time.Time) {
 	now := time.Now()
-	a := &attempt{since: now, due: now.Add(s.wait(key))}
-	if !afresh {
-		// Any session that is not too old to send is good enough.
-		a.since = now.Add(-rejectAfterTime)
-	}
-	if s.dev.start(key, afresh) { // else it was removed meanwhile
-		s.pending[key] = a
+	delete(s.pending, key)
+	// Without afresh, any session that is not too old to send is good enough.
+	if s.dev.start(key, afresh) && (afresh || now.Sub(last) >= rejectAfterTime) {
+		s.pending[key] = &attempt{before: last, due: now.Add(s.wait(key))}
 	}
 }
 
@@ -137,7 +134,7 @@ func (s *sessions) retry(now time.Time) {
 			continue
 		}
 		last, known := latest(key)
-		if !known || last.After(a.since) || a.retries == maxRetries {
+		if !known || !last.Equal(a.before) || a.retries == maxRetries {
 			delete(s.pending, key)
 			continue
 		}
