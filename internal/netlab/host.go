@@ -41,9 +41,10 @@ func (h *Host) Addr() netip.Addr { return h.spec.Addr(false) }
 // Addr6 is the first IPv6 address in the declaration of the host; the zero Addr means that it has none.
 func (h *Host) Addr6() netip.Addr { return h.spec.Addr(true) }
 
-// Do runs f as if it ran on the host: sockets, netlink, /proc/net, /sys and files are the host's, /proc has the machine's
-// process numbers. f runs on a thread of its own; goroutines that it starts are not on the host, but sockets
-// that it opened stay the host's wherever they are used. f must not call FailNow of a test. Do returns the error of f.
+// Do runs f as if it ran on the host: sockets, netlink, /proc/thread-self/net, /sys and files are the host's; /proc has the
+// machine's process numbers, and /proc/net, which the kernel makes for whole processes, is the machine's. f runs on a thread
+// of its own; goroutines that it starts are not on the host, but sockets that it opened stay the host's wherever they are
+// used. f must not call FailNow of a test. Do returns the error of f.
 func (h *Host) Do(f func() error) error {
 	done, err := h.world.begin()
 	if err != nil {
@@ -60,8 +61,8 @@ func (h *Host) Do(f func() error) error {
 }
 
 // enterForGo enters the host with a copy of its mounts in which /proc is that of our own PID namespace, which the
-// holder covered with the world's. In the host's /proc this program does not exist, so that /proc/self and /proc/net would
-// lead nowhere.
+// holder covered with the world's. In the host's /proc this program does not exist, so that /proc/self and
+// /proc/thread-self would lead nowhere.
 func (h *Host) enterForGo() error {
 	if err := h.enter(); err != nil {
 		return err
