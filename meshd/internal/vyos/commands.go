@@ -403,8 +403,9 @@ func (p *printer) route(i int, prefix netip.Prefix) {
 // task writes the schedule of the check script.
 func (p *printer) task() {
 	p.head("Static routes alone stay on a dead tunnel, whose interface remains. A script tests both and moves the routes.")
-	p.note("It must be on the router before the commit. On the gateway, the same command with --check-script in addition prints it:")
-	p.note("  meshd vyos %s ... --check-script >meshd-check && scp meshd-check vyos@ROUTER:/tmp/", strings.ReplaceAll(p.r.names(), " and ", " "))
+	p.note("It must be on the router before the commit. The command that printed this prints it with --check-script in addition:")
+	p.note("  meshd vyos %s (the same flags) --check-script >meshd-check", strings.ReplaceAll(p.r.names(), " and ", " "))
+	p.note("  scp meshd-check vyos@ROUTER:/tmp/")
 	p.note("  sudo install -m 755 /tmp/meshd-check %s    (on the router)", scriptPath)
 	base := "system task-scheduler task " + taskName
 	p.set(base+" interval", "1m")

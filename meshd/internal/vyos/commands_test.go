@@ -268,6 +268,7 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 		{"gateway unknown", all, static.with(func(t *Tunnel) { t.Gateway = "" }), "under which address"},
 		{"gateway inside the tunnel", all, static.with(func(t *Tunnel) { t.Gateway = "10.90.0.1" }), "inside the tunnel"},
 		{"tunnel in itself", all, static.with(func(t *Tunnel) { t.Gateway = "192.168.10.1" }), "a tunnel in itself"},
+		{"own prefix", all, static.with(func(t *Tunnel) { t.Prefixes = meshPrefixes()[1:2] }), "192.168.20.0/24 is behind the router itself"},
 		{"interface", all, static.with(func(t *Tunnel) { t.Interface = "tun0; reboot" }), "no name of an openvpn interface"},
 	}
 	for _, test := range tests {

@@ -170,7 +170,7 @@ func (im *importer) findPrefixes() {
 		all := im.root.get("interfaces", kind)
 		for _, name := range all.values() {
 			for _, found := range lans(all.get(name)) {
-				if im.addPrefix(found) {
+				if !im.isUplink(found) && im.addPrefix(found) {
 					names = append(names, name)
 				}
 			}
@@ -180,6 +180,27 @@ func (im *importer) findPrefixes() {
 	if len(im.prefixes) > 0 {
 		im.warn(0, "check them in the output, or name them with --prefix", "prefixes behind the router were guessed from %s: %s", im.guessed, joinPrefixes(im.prefixes))
 	}
+}
+
+// isUplink reports whether p is on the way out: the default gateway is in it,
+// or the address that tunnels begin at.
+func (im *importer) isUplink(p netip.Prefix) bool {
+	var out []string
+	for _, route := range []*node{
+		im.root.get("protocols", "static", "route", "0.0.0.0/0", "next-hop"),
+		im.root.get("protocols", "static", "route6", "::/0", "next-hop"),
+		im.root.get("system", "gateway-address"), // of 1.2
+	} {
+		out = append(out, route.values()...)
+	}
+	all := im.root.get("interfaces", "openvpn")
+	for _, name := range all.values() {
+		out = append(out, all.get(name, "local-host").values()...)
+	}
+	return slices.ContainsFunc(out, func(word string) bool {
+		addr, err := netip.ParseAddr(word)
+		return err == nil && p.Contains(addr)
+	})
 }
 
 // addPrefix adds p unless it is in what is there or around it.

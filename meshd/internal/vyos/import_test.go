@@ -327,6 +327,26 @@ func TestFlappingRouterIsPingedMoreOften(t *testing.T) {
 	}
 }
 
+func TestPrefixesAreGuessedFromPrivateNetworksBehind(t *testing.T) {
+	lines := []string{
+		"set interfaces ethernet eth0 address 192.168.1.2/24", "set protocols static route 0.0.0.0/0 next-hop 192.168.1.1",
+		"set interfaces ethernet eth1 address 203.0.113.11/24", "set interfaces ethernet eth2 address dhcp", "set interfaces ethernet eth2 address 10.9.0.1/32",
+		"set interfaces bonding bond0 vif 30 address 10.30.0.1/16", "set interfaces bonding bond0 vif 31 address 10.30.5.1/24",
+		"set interfaces bridge br0 address fd30::1/64", "set interfaces wireguard wg0 address 10.99.0.1/24",
+	}
+	got, _ := importOne(t, text(base(), lines...), ImportOptions{Version: V14})
+	if want := "10.30.0.0/16 fd30::/64"; joinPrefixes(got.Prefixes) != want {
+		t.Errorf("prefixes %s, want %s", joinPrefixes(got.Prefixes), want)
+	}
+	got, _ = importOne(t, text(base(), lines...), ImportOptions{Version: V14, Prefixes: meshPrefixes()[:1]})
+	if want := "192.168.10.0/24"; joinPrefixes(got.Prefixes) != want {
+		t.Errorf("prefixes %s, want the given %s", joinPrefixes(got.Prefixes), want)
+	}
+	if _, err := Import(text(base()), ImportOptions{Version: V14}); !errors.Is(err, ErrNoTunnels) {
+		t.Errorf("%v without any prefix", err)
+	}
+}
+
 func TestSecretsStandInFilesAlone(t *testing.T) {
 	secret := digits(testKey(t, 1))
 	for _, key := range []string{secret, secret[:300]} {

@@ -70,8 +70,27 @@ func (r *Router) validate() Refusals {
 		c := check{r: r, t: &r.Tunnels[i]}
 		c.tunnel()
 		all = append(all, c.found...)
+	}
+	return append(all, r.choice()...)
+}
+
+// choice finds what keeps a router from having all its tunnels.
+func (r *Router) choice() Refusals {
+	var all Refusals
+	for i := range r.Tunnels {
+		t := &r.Tunnels[i]
+		if !isInterface(t.Interface) {
+			all = append(all, &Refusal{t.Name, fmt.Sprintf("%q is no name of an openvpn interface on vyos", t.Interface), "--interface vtun1 or another number"})
+		}
 		for j := range i {
 			all = append(all, r.together(j, i)...)
+		}
+		for _, own := range t.Prefixes {
+			for _, p := range r.Prefixes {
+				if own.Bits() <= p.Bits() && own.Contains(p.Addr()) {
+					all = append(all, &Refusal{t.Name, fmt.Sprintf("%v is behind the router itself (%v), and is to be sent to the mesh", p, own), "take it out of --prefix"})
+				}
+			}
 		}
 	}
 	return all
@@ -90,9 +109,6 @@ func (c *check) refuse(cure, format string, args ...any) {
 
 func (c *check) tunnel() {
 	t, v := c.t, c.r.Version
-	if !isInterface(t.Interface) {
-		c.refuse("--interface vtun1 or another number", "%q is no name of an openvpn interface on vyos", t.Interface)
-	}
 	if _, problem, cure := digestWord(v, t.Auth); problem != "" {
 		c.refuse(cure, "%s", problem)
 	}

@@ -15,9 +15,9 @@ var checkTemplate = template.Must(template.New("check").Option("missingkey=error
 
 // CheckScript is a POSIX shell script for the router that tests the tunnels
 // and moves the routes to the first one that works. It runs on any Linux with
-// ip and ping. The error is a Refusals.
+// ip and ping, so that Version does not matter. The error is a Refusals.
 func (r *Router) CheckScript() (string, error) {
-	found := r.validate()
+	found := r.choice()
 	if len(r.Tunnels) < 2 {
 		found = append(found, &Refusal{"", "the check script chooses between tunnels, and here is one", "name a second attachment"})
 	}
