@@ -61,12 +61,15 @@ const (
 	learnInterval = time.Second
 	learnSamples  = 3
 
-	// missAfter is the least time after which a reply counts as missing; the
-	// next probe follows at once. It is twice the round-trip time on paths
-	// where that is longer.
-	missAfter = time.Second
-	// deadAfter misses in a row make an address not alive.
-	deadAfter = 3
+	// missAfter is the least time after which a reply counts as missing; it is
+	// twice the round-trip time on paths where that is longer. A miss makes an
+	// address suspect: it is sent burstProbes, burstGap apart, and is dead when
+	// all of them are missing, too: 3 s after the first on paths up to 500 ms.
+	// Seven losses in a row are chance once in 6.5e9 times when 2 % of all
+	// packets get lost in either direction.
+	missAfter   = time.Second
+	burstProbes = 6
+	burstGap    = 200 * time.Millisecond
 
 	// challengeLife is how long a reply may take (docs/protocol.md, section 3).
 	challengeLife = 5 * time.Second

@@ -17,9 +17,11 @@ type peer struct {
 	removed   bool
 	said      published
 
-	wakes   time.Time        // when it wants attention; its key in Prover.table
-	slot    int              // in Prover.table
-	waiters *queue[*address] // Prover.waiters
+	watch watch
+
+	wakes  time.Time // when it wants attention; its key in Prover.table
+	slot   int       // in Prover.table
+	prover *Prover
 
 	boot     trust.BootID
 	bootSent time.Time // when the probe was sent whose answer told boot
@@ -29,16 +31,16 @@ type peer struct {
 
 // published is what OnChange was last told.
 type published struct {
-	addr  netip.AddrPort
-	alive bool
-	mtu   int
-	ok    bool
+	addr          netip.AddrPort
+	alive, steady bool
+	mtu           int
+	ok            bool
 }
 
 // address is one address of a peer.
 //
-//	unproven --reply--> proven, alive --3 misses--> proven, not alive --1 h--> unproven
-//	                          ^----------reply----------'
+//	unproven --reply--> alive --a miss--> suspect --all of a burst missed--> dead --1 h--> unproven
+//	                      ^----reply---------'-----------------------------------'
 type address struct {
 	peer   *peer
 	addr   netip.AddrPort
@@ -57,11 +59,13 @@ type address struct {
 	proven   bool
 	last     time.Time // last reply
 	rtt      time.Duration
+	jitter   time.Duration // mean deviation from rtt
 	samples  int
 	loss     float64
-	misses   int       // in a row
-	suspect  time.Time // of the first of these misses
-	waiting  *attempt  // the probe whose answer is awaited
+	suspect  time.Time // of the first miss after the last reply; zero: none is missing
+	burst    int       // probes that a suspect address is still to be sent
+	dead     bool
+	waiting  *attempt // the latest probe whose answer is awaited; never of a dead address
 	observed netip.AddrPort
 	mtu      int
 	dice     uint64 // spreads the probes of many addresses over time
@@ -74,7 +78,7 @@ func (pe *peer) setCandidates(named []Candidate, now time.Time) {
 	}
 	for _, c := range named {
 		if a := pe.find(c.Addr); a != nil {
-			pe.waiters.remove(a) // its turn depends on the source
+			pe.prover.waiters.remove(a) // its turn depends on the source
 			a.named = true
 			a.source = c.Source
 			continue
@@ -101,26 +105,60 @@ func (pe *peer) tidy() {
 	pe.addresses = slices.DeleteFunc(pe.addresses, func(a *address) bool {
 		a.gone = !a.named && a != pe.path && !a.alive()
 		if a.gone {
-			pe.waiters.remove(a)
+			pe.prover.waiters.remove(a)
 		}
 		return a.gone
 	})
 }
 
 // alive reports whether replies come.
-func (a *address) alive() bool { return a.proven && a.misses < deadAfter }
+func (a *address) alive() bool { return a.proven && !a.dead }
+
+// urgent reports whether a is a path whose death is to be noticed at once.
+func (a *address) urgent() bool { return a == a.peer.path && a.peer.watch.urgent() }
 
 // patience is how long a reply may take before it counts as missing.
 func (a *address) patience() time.Duration {
-	return min(max(missAfter, 2*a.rtt), challengeLife)
+	least := missAfter
+	if a.urgent() {
+		least = watchedMissAfter
+	}
+	most := min(max(missAfter, 2*a.rtt), challengeLife)
+	return min(max(least, 2*a.rtt+4*a.jitter), most)
+}
+
+// gap is the pause between the probes of a burst.
+func (a *address) gap() time.Duration {
+	if a.urgent() {
+		return watchedGap
+	}
+	return burstGap
 }
 
 // attention is the moment at which an address wants attention.
 func (a *address) attention() time.Time {
-	if a.waiting != nil {
+	if a.waiting != nil && a.burst == 0 {
 		return a.waiting.sent.Add(a.patience())
 	}
 	return a.due
+}
+
+// asks reports whether it is time for a probe to a proven address.
+func (a *address) asks(now time.Time) bool {
+	return a.proven && (a.waiting == nil || a.burst > 0) && !a.due.After(now)
+}
+
+// asked notes a probe to a proven address.
+func (a *address) asked(at *attempt) {
+	if a.dead {
+		a.due = at.sent.Add(a.peer.interval(a, at.sent))
+		return
+	}
+	a.waiting = at
+	if a.burst > 0 {
+		a.burst--
+		a.due = at.sent.Add(a.gap())
+	}
 }
 
 // tried notes a probe to an unproven address and plans the next.
@@ -135,10 +173,10 @@ func (a *address) tried(now time.Time, b *Budget) {
 }
 
 // kick makes addresses due: proven ones now, others if pause has passed since
-// their last try.
+// their last try. A burst keeps its pace: it must outlast a short trouble.
 func (pe *peer) kick(now time.Time, pause time.Duration) {
 	for _, a := range pe.addresses {
-		if a.proven || now.Sub(a.lastTry) >= pause {
+		if a.burst == 0 && (a.proven || now.Sub(a.lastTry) >= pause) {
 			a.due = earliest(a.due, now)
 		}
 	}
@@ -159,25 +197,31 @@ func (pe *peer) learnBoot(boot trust.BootID, sent time.Time) bool {
 // answered notes a reply.
 func (pe *peer) answered(at *attempt, now time.Time) {
 	a := at.at
-	rtt := now.Sub(at.sent)
 	if !a.proven {
 		a.proven, a.samples, a.loss, a.tries = true, 0, 0, 0
 	}
-	a.samples++
-	if a.samples == 1 {
-		a.rtt = rtt
-	} else if at.size == probeSize {
-		a.rtt += (rtt - a.rtt) / 8 // RFC 6298 section 2 smooths with 1/8, too
-	}
+	a.measured(now.Sub(at.sent), at.size)
 	a.loss -= a.loss / 16
-	a.misses, a.suspect, a.last = 0, time.Time{}, now
+	revived := a.dead
+	a.dead, a.suspect, a.burst, a.last = false, time.Time{}, 0, now
 	if at.size > probeSize {
 		pe.mtu.answered(at)
-		return
 	}
-	if a.waiting == nil || !at.sent.Before(a.waiting.sent) {
+	if at.size == probeSize || revived {
 		a.waiting = nil
 		a.due = at.sent.Add(pe.interval(a, now))
+	}
+}
+
+// measured notes a round-trip time, smoothed as in RFC 6298, section 2.
+func (a *address) measured(rtt time.Duration, size int) {
+	a.samples++
+	switch {
+	case a.samples == 1:
+		a.rtt, a.jitter = rtt, rtt/4
+	case size == probeSize:
+		a.jitter += ((rtt - a.rtt).Abs() - a.jitter) / 4
+		a.rtt += (rtt - a.rtt) / 8
 	}
 }
 
@@ -190,8 +234,8 @@ func (pe *peer) interval(a *address, now time.Time) time.Duration {
 		d = slowInterval
 	case !a.alive():
 		d = pathInterval
-	case a.misses > 0:
-		return 0 // patience has passed already
+	case a.urgent():
+		d = pe.prover.watchedInterval()
 	case a.samples < learnSamples:
 		return learnInterval
 	case a == pe.path || pe.path == nil:
@@ -203,30 +247,31 @@ func (pe *peer) interval(a *address, now time.Time) time.Duration {
 }
 
 // spread varies d by up to a tenth downwards, the same in every run.
-func (a *address) spread(d time.Duration) time.Duration {
+func (a *address) spread(d time.Duration) time.Duration { return d - a.part(d/10) }
+
+// part is a part of d, another one each time, the same in every run.
+func (a *address) part(d time.Duration) time.Duration {
 	a.dice = a.dice*6364136223846793005 + 1442695040888963407 // MMIX, Knuth
-	return d - time.Duration(a.dice>>40)*(d/10)>>24
+	return time.Duration(a.dice>>40) * d >> 24
 }
 
 // judge counts the replies that are missing and acts on them.
 func (pe *peer) judge(now time.Time, pause time.Duration) (misses uint64) {
 	for _, a := range pe.addresses {
-		if a.waiting == nil || now.Sub(a.waiting.sent) < a.patience() {
+		if a.waiting == nil || a.burst > 0 || now.Sub(a.waiting.sent) < a.patience() {
 			continue
 		}
 		a.waiting = nil
-		misses++
-		a.misses++
-		a.loss += (1 - a.loss) / 16
-		if a.misses == 1 {
-			a.suspect = now
+		if a.suspect.IsZero() {
+			misses++
+			a.suspect, a.burst, a.due = now, burstProbes, now
+		} else {
+			misses += burstProbes
+			a.dead = true
+			a.due = now.Add(pe.interval(a, now))
 		}
-		a.due = now.Add(pe.interval(a, now))
 		if a == pe.path {
 			pe.alarm(a, now, pause)
-		}
-		if now.Sub(a.last) > forgetAfter {
-			pe.unprove(a, now)
 		}
 	}
 	if misses > 0 {
@@ -238,18 +283,11 @@ func (pe *peer) judge(now time.Time, pause time.Duration) (misses uint64) {
 // alarm looks for another way when the path misses a reply: proven addresses at
 // the first miss, all others once the path is dead.
 func (pe *peer) alarm(path *address, now time.Time, pause time.Duration) {
-	switch path.misses {
-	case 1:
-		for _, a := range pe.addresses {
-			if a.proven && a != path && a.waiting == nil {
-				a.due = earliest(a.due, now)
-			}
-		}
-	case deadAfter:
-		for _, a := range pe.addresses {
-			if !a.proven && now.Sub(a.lastTry) >= pause {
-				a.due = earliest(a.due, now)
-			}
+	for _, a := range pe.addresses {
+		switch {
+		case a == path || a.burst > 0:
+		case !path.dead && a.proven, path.dead && !a.proven && now.Sub(a.lastTry) >= pause:
+			a.due = earliest(a.due, now)
 		}
 	}
 }
@@ -257,7 +295,7 @@ func (pe *peer) alarm(path *address, now time.Time, pause time.Duration) {
 // unprove makes an address prove itself again. It stays the path, so that a
 // gateway that comes back late is still found there.
 func (pe *peer) unprove(a *address, now time.Time) {
-	a.proven = false
+	a.proven, a.dead = false, false
 	a.tries = len(pe.addresses) + maxTries // all used up: one try per rest
 	a.lastTry = now
 	a.due = now.Add(slowInterval)
@@ -266,8 +304,19 @@ func (pe *peer) unprove(a *address, now time.Time) {
 // maxTries is more than any budget has.
 const maxTries = 100
 
-// choose picks the path among the addresses that answer.
-func (pe *peer) choose() {
+// choose picks the path among the addresses that answer, and notes what that
+// means for who watches.
+func (pe *peer) choose(now time.Time) {
+	was, urgent := pe.path, pe.watch.urgent()
+	pe.pick()
+	a := pe.path
+	pe.watch.note(a != nil && a.alive(), now)
+	if pe.watch.urgent() && (!urgent || a != was) && a.alive() && a.waiting == nil {
+		a.due = earliest(a.due, now)
+	}
+}
+
+func (pe *peer) pick() {
 	var best *address
 	for _, a := range pe.addresses {
 		if a.alive() && pe.eligible(a) && (best == nil || a.rtt < best.rtt) {
@@ -312,5 +361,5 @@ func (pe *peer) current() (Path, bool) {
 	if a == nil {
 		return Path{}, false
 	}
-	return Path{Addr: a.addr, RTT: a.rtt, Proven: a.last, Loss: a.loss, Alive: a.alive(), MTU: a.mtu}, true
+	return Path{Addr: a.addr, RTT: a.rtt, Proven: a.last, Loss: a.loss, Alive: a.alive(), Steady: pe.watch.steady, MTU: a.mtu}, true
 }

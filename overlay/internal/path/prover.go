@@ -41,7 +41,7 @@ type Config struct {
 	Loopback bool
 
 	// OnChange is told when the path of a peer appeared, moved, died, came
-	// back, or got another MTU; ok is false when there is none any more. A path that died
+	// back, became steady, or got another MTU; ok is false when there is none any more. A path that died
 	// keeps its address, with Alive false. All three callbacks are called by Run
 	// without any lock, one at a time, in the order of events. They may be nil.
 	OnChange func(peer trust.GatewayID, p Path, ok bool)
@@ -70,6 +70,7 @@ type Path struct {
 	Proven time.Time     // of the last reply
 	Loss   float64       // share of probes without reply, smoothed, 0 to 1
 	Alive  bool          // replies come
+	Steady bool          // and have come for long enough to prefer it to others, see Watch
 	MTU    int           // longest UDP payload in bytes that was answered; 0: not measured
 }
 
@@ -98,6 +99,7 @@ type Prover struct {
 
 	mu          sync.Mutex // guards the fields below; never held over sends and callbacks
 	peers       map[trust.GatewayID]*peer
+	watched     map[trust.GatewayID]bool
 	table       queue[*peer]    // the same, by the moment at which they want attention
 	waiters     queue[*address] // unproven addresses that are due and wait for the budget
 	planned     time.Time       // of the next round
@@ -118,6 +120,7 @@ type attempt struct {
 	at        *address
 	size      int
 	sent      time.Time
+	measures  bool // its loss counts
 }
 
 // New makes a Prover. Nothing happens before Run.
@@ -142,7 +145,7 @@ func (p *Prover) SetPeer(id trust.GatewayID, candidates []Candidate) {
 	p.mu.Lock()
 	pe := p.peers[id]
 	if pe == nil {
-		pe = &peer{id: id, waiters: &p.waiters}
+		pe = &peer{id: id, prover: p, watch: watch{on: p.watched[id]}}
 		p.peers[id] = pe
 	}
 	now := time.Now()
@@ -241,7 +244,7 @@ func (p *Prover) Reply(from netip.AddrPort, id trust.GatewayID, challenge [16]by
 		p.event(func() { call(p.cfg.OnObserved, id, observed) })
 	}
 	pe.answered(a, now)
-	pe.choose()
+	pe.choose(now)
 	p.publish(pe)
 	p.schedule(pe, now)
 	p.pokeIfEarlier()
@@ -260,7 +263,7 @@ func (p *Prover) event(f func()) { p.events = append(p.events, f) }
 // publish queues OnChange if what it last said about pe is no longer so.
 func (p *Prover) publish(pe *peer) {
 	now, ok := pe.current()
-	said := published{addr: now.Addr, alive: now.Alive, mtu: now.MTU, ok: ok}
+	said := published{addr: now.Addr, alive: now.Alive, steady: now.Steady, mtu: now.MTU, ok: ok}
 	if said == pe.said {
 		return
 	}
@@ -359,7 +362,7 @@ func (p *Prover) round() time.Duration {
 	var probes []*attempt
 	for _, pe := range p.dueNow(now) {
 		p.counters.Misses += pe.judge(now, p.limits.budget.KickPause)
-		pe.choose()
+		pe.choose(now)
 		p.publish(pe)
 		probes = p.ask(pe, now, probes)
 		p.schedule(pe, now)
@@ -395,9 +398,15 @@ func (p *Prover) dueNow(now time.Time) (due []*peer) {
 // ask makes the probes of a peer to its proven addresses whose time has come.
 func (p *Prover) ask(pe *peer, now time.Time, probes []*attempt) []*attempt {
 	for _, a := range pe.addresses {
-		if a.proven && a.waiting == nil && !a.due.After(now) {
+		switch {
+		case !a.asks(now):
+		case a.dead && now.Sub(a.last) > forgetAfter:
+			pe.unprove(a, now)
+		default:
 			p.counters.Proven++
-			probes = append(probes, p.begin(&attempt{peer: pe, at: a, size: probeSize}, now))
+			at := p.begin(&attempt{peer: pe, at: a, size: probeSize}, now)
+			a.asked(at)
+			probes = append(probes, at)
 		}
 	}
 	if a := p.mtuProbe(pe, now); a != nil {
@@ -410,7 +419,7 @@ func (p *Prover) ask(pe *peer, now time.Time, probes []*attempt) []*attempt {
 // schedule puts a peer to its place in the timetable, and its unproven
 // addresses that are due among those that wait for the budget.
 func (p *Prover) schedule(pe *peer, now time.Time) {
-	wakes := p.mtuWakes(pe, now)
+	wakes := earliestSet(p.mtuWakes(pe, now), pe.watch.wakes())
 	for _, a := range pe.addresses {
 		if !a.proven && !a.due.After(now) {
 			p.joined = p.joined || a.slot == 0
@@ -458,11 +467,16 @@ func (p *Prover) send(a *attempt) {
 	p.mu.Unlock()
 }
 
-// expire forgets challenges that may no longer be answered, and full buckets.
+// expire forgets challenges that may no longer be answered: they are lost. It
+// forgets full buckets, too.
 func (p *Prover) expire(now time.Time) {
 	n := 0
 	for n < len(p.sent) && now.Sub(p.sent[n].sent) > challengeLife {
-		delete(p.outstanding, p.sent[n].challenge)
+		a := p.sent[n]
+		if p.outstanding[a.challenge] != nil && a.measures {
+			a.at.loss += (1 - a.at.loss) / 16
+		}
+		delete(p.outstanding, a.challenge)
 		n++
 	}
 	clear(p.sent[:n])
@@ -512,6 +526,7 @@ func (p *Prover) askUnproven(now time.Time, probes []*attempt) ([]*attempt, time
 	}
 }
 
+// earliestSet returns the earlier of those that are not zero.
 func earliestSet(a, b time.Time) time.Time {
 	if a.IsZero() {
 		return b
@@ -523,9 +538,7 @@ func earliestSet(a, b time.Time) time.Time {
 func (p *Prover) begin(a *attempt, now time.Time) *attempt {
 	_, _ = rand.Read(a.challenge[:]) // never fails (crypto/rand)
 	a.sent = now
-	if a.at.proven && a.size == probeSize {
-		a.at.waiting = a
-	}
+	a.measures = a.at.proven && a.size == probeSize
 	p.outstanding[a.challenge] = a
 	p.sent = append(p.sent, a)
 	return a
