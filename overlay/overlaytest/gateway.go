@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"testing/synctest"
 	"time"
 
 	"github.com/planetmesh/planetmesh/overlay"
@@ -35,6 +36,7 @@ type Gateway struct {
 
 	mesh   *overlay.Mesh // nil: does not run
 	inside seam.Inside   // of mesh
+	id     trust.GatewayID
 	began  time.Time     // when mesh was started
 	liar   *liar         // nil: honest
 	lied   bool          // since it was started
@@ -75,7 +77,8 @@ func (g *Gateway) Start() error {
 	hooks := &seam.Hooks{
 		Opened: func(i seam.Inside) {
 			g.inside = i
-			w.law.identified(g, i.ID())
+			g.id = i.ID()
+			w.law.identified(g, g.id)
 		},
 		Accepted:  func(r *record.Record) { w.law.accepted(g, r) },
 		Applied:   func(d engine.Desired) { w.law.applied(g, d) },
@@ -340,4 +343,49 @@ func (w *World) difference(a, b *Gateway) string {
 		return fmt.Sprintf("only the second has %s (%s)", theirs[id].Chain.Certificate.Gateway, id.Short())
 	}
 	return "none any more"
+}
+
+// Aware says who is taken for dead that runs, or for alive that does not; nil
+// means that every running gateway takes exactly those for alive that run and
+// are connected with it.
+func (w *World) Aware() error {
+	synctest.Wait()
+	for _, g := range w.Running() {
+		for _, other := range w.gateways {
+			if other == g || other.lied || other.id == (trust.GatewayID{}) {
+				continue
+			}
+			runs := other.mesh != nil && w.meets(g, other)
+			if answers := g.inside.Answers(other.id); answers != runs {
+				return fmt.Errorf("%s takes %s for alive: %v", g.Name, other.Name, answers)
+			}
+		}
+	}
+	return nil
+}
+
+// Rerouted names a route that still leads to a gateway which does not run,
+// though another one that runs announces its prefix; nil means that there is none.
+func (w *World) Rerouted() error {
+	synctest.Wait()
+	running := w.Running()
+	standing := make(map[netip.Prefix]bool)
+	dead := make(map[trust.GatewayID]*Gateway)
+	for _, g := range w.gateways {
+		if g.mesh == nil {
+			dead[g.id] = g
+			continue
+		}
+		for _, r := range g.mesh.Routes() {
+			standing[r.Prefix] = true
+		}
+	}
+	for _, g := range running {
+		for _, r := range g.inside.Desired().Routes {
+			if owner := dead[r.Peer]; owner != nil && standing[r.Prefix] {
+				return fmt.Errorf("%s reaches %v through %s, which does not run", g.Name, r.Prefix, owner.Name)
+			}
+		}
+	}
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing/cryptotest"
 	"testing/synctest"
 
+	"github.com/planetmesh/planetmesh/internal/sim/figures"
 	"github.com/planetmesh/planetmesh/internal/sim/play"
 	"github.com/planetmesh/planetmesh/internal/sim/schedule"
 )
@@ -19,6 +20,7 @@ import (
 var (
 	scheduleFile = flag.String("schedule", "", "`file` with a schedule to run, in JSON; without it TestTrial makes up a small one")
 	resultFile   = flag.String("result", "", "`file` that gets the result, in JSON")
+	caseFile     = flag.String("case", "", "`file` with a case to measure, in JSON: TestCase")
 	seed         = flag.Uint64("seed", 1, "of the schedule without -schedule")
 	logged       = flag.String("log", "", "`name` of a gateway whose log is printed; all: every gateway's")
 	gateways     = flag.Int("gateways", 12, "of the schedule without -schedule")
@@ -36,14 +38,8 @@ func logger(gateway string) *slog.Logger {
 func TestTrial(t *testing.T) {
 	s := schedule.New(*seed, schedule.Options{Gateways: *gateways})
 	if *scheduleFile != "" {
-		b, err := os.ReadFile(*scheduleFile)
-		if err != nil {
-			t.Fatal(err)
-		}
 		s = schedule.Schedule{}
-		if err := json.Unmarshal(b, &s); err != nil {
-			t.Fatal(err)
-		}
+		mustRead(t, *scheduleFile, &s)
 	}
 	for _, e := range s.Events {
 		t.Log(e)
@@ -54,18 +50,53 @@ func TestTrial(t *testing.T) {
 		rand.Uint64() // other lots in the runtime for other seeds
 	}
 	synctest.Test(t, func(t *testing.T) { r = play.Run(t, s, logger) })
-	b, err := json.Marshal(r)
-	if err != nil {
-		t.Fatal(err)
-	}
 	if *resultFile != "" {
-		if err := os.WriteFile(*resultFile, b, 0o600); err != nil {
-			t.Fatal(err)
+		mustWrite(t, *resultFile, r)
+		return
+	}
+	t.Logf("%+v", r)
+	for _, line := range r.Broken {
+		t.Error(line)
+	}
+}
+
+// TestCase measures one case for the report. Without a file it measures a small one.
+func TestCase(t *testing.T) {
+	c := figures.Case{System: figures.Planetmesh, Scenario: figures.MassStart, N: 8, Seed: *seed}
+	if *caseFile != "" {
+		mustRead(t, *caseFile, &c)
+	}
+	cryptotest.SetGlobalRandom(t, c.Seed)
+	var f figures.Figure
+	synctest.Test(t, func(t *testing.T) { f = play.Measure(t, c) })
+	if *resultFile == "" {
+		t.Logf("%+v", f)
+		if !f.Reached {
+			t.Error(f.Notes)
 		}
 		return
 	}
-	t.Logf("%s", b)
-	for _, line := range r.Broken {
-		t.Error(line)
+	mustWrite(t, *resultFile, f)
+}
+
+func mustRead(t *testing.T, file string, v any) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustWrite(t *testing.T, file string, v any) {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
