@@ -27,8 +27,34 @@ type hub struct {
 
 	record bool // in sent
 	sent   []wireMessage
-	lose   func(wireMessage) bool // nil: nothing
+	lose   func(wireMessage) bool // of what is recorded; nil: nothing
 	twice  bool                   // everything arrives twice
+	spread bool                   // no two messages arrive at the same time
+	latest time.Time              // when the last of these arrives
+}
+
+// recordLocked reports whether a message is to get lost.
+func (h *hub) recordLocked(from, to trust.GatewayID, b []byte) bool {
+	if !h.record {
+		return false
+	}
+	m := newWireMessage(from, to, b)
+	h.sent = append(h.sent, m)
+	return h.lose != nil && h.lose(m)
+}
+
+// spreading is the time between two messages that are spread.
+const spreading = 100 * time.Microsecond
+
+// spreadLocked makes deliver wait until nothing else arrives.
+func (h *hub) spreadLocked(deliver func()) func() {
+	now := time.Now()
+	if h.latest.Before(now) {
+		h.latest = now
+	}
+	h.latest = h.latest.Add(spreading)
+	wait := h.latest.Sub(now)
+	return func() { time.AfterFunc(wait, deliver) }
 }
 
 // hold keeps packets back; held is how many there are.
@@ -128,11 +154,7 @@ func (b *hubBind) Send(bufs [][]byte, to conn.Endpoint) error {
 		return nil
 	}
 	for _, data := range bufs {
-		message := newWireMessage(b.id, e.peer, data)
-		if b.hub.record {
-			b.hub.sent = append(b.hub.sent, message)
-		}
-		if b.hub.lose != nil && b.hub.lose(message) {
+		if b.hub.recordLocked(b.id, e.peer, data) {
 			continue
 		}
 		packet := hubPacket{b.id, append([]byte(nil), data...)}
@@ -141,6 +163,9 @@ func (b *hubBind) Send(bufs [][]byte, to conn.Endpoint) error {
 			case other.inbox <- packet:
 			default: // lost, as in a network
 			}
+		}
+		if b.hub.spread {
+			deliver = b.hub.spreadLocked(deliver)
 		}
 		if b.hub.holding {
 			b.hub.later = append(b.hub.later, deliver)

@@ -142,7 +142,7 @@ func (r *response) answers(b []byte, initiator secret) bool {
 
 // sealData makes a data message in place: b holds the header and the packet,
 // and has capacity for padding and seal.
-func sealData(b []byte, receiver uint32, counter uint64, key secret, mtu int) []byte {
+func sealData(b []byte, receiver uint32, counter uint64, key *secret, mtu int) []byte {
 	binary.LittleEndian.PutUint32(b, typeData)
 	binary.LittleEndian.PutUint32(b[4:], receiver)
 	binary.LittleEndian.PutUint64(b[8:], counter)
@@ -155,7 +155,7 @@ func sealData(b []byte, receiver uint32, counter uint64, key secret, mtu int) []
 }
 
 // openData reports false for a message that was not sealed with key.
-func openData(b []byte, key secret) (counter uint64, packet []byte, ok bool) {
+func openData(b []byte, key *secret) (counter uint64, packet []byte, ok bool) {
 	end := len(b) - sealSize
 	if end < headerSize || !sealed(b[end:], key[:], b[:end]) {
 		return 0, nil, false

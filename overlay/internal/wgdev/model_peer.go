@@ -281,7 +281,7 @@ func (m *model) receiveData(b []byte) []byte {
 	if s == nil || s.age(now) > rejectAfterTime {
 		return nil
 	}
-	counter, packet, ok := openData(b, s.key)
+	counter, packet, ok := openData(b, &s.key)
 	if !ok || counter >= rejectAfterMessages || !s.seen.first(counter) {
 		return nil
 	}
@@ -343,7 +343,7 @@ func (m *model) sendStaged(p *modelPeer) {
 
 func (m *model) sendWith(p *modelPeer, s *modelSession, b []byte) {
 	isData := len(b) > headerSize
-	m.post(p, sealData(b, s.remote, s.sent, s.key, m.mtu))
+	m.post(p, sealData(b, s.remote, s.sent, &s.key, m.mtu))
 	s.sent++
 	p.sendKeepalive = 0
 	if isData && p.newHandshake == 0 {
