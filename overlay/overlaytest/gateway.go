@@ -37,9 +37,9 @@ type Gateway struct {
 	mesh   *overlay.Mesh // nil: does not run
 	inside seam.Inside   // of mesh
 	id     trust.GatewayID
-	began  time.Time     // when mesh was started
-	liar   *liar         // nil: honest
-	lied   bool          // since it was started
+	began  time.Time // when mesh was started
+	liar   *liar     // nil: honest
+	lied   bool      // since it was started
 }
 
 // Mesh returns the running mesh, nil if there is none.
