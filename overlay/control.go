@@ -68,6 +68,7 @@ func (m *Mesh) apply(ctx context.Context) error {
 		m.hooks.Applied(want)
 	}
 	m.announce(had, want)
+	m.watchOwners(want)
 
 	err := m.host.apply(ctx, hostState{
 		overlay:   m.self.overlay,
@@ -114,13 +115,13 @@ func (m *Mesh) inputs() engine.Inputs {
 		Site:    m.self.certificate().Site,
 		Overlay: m.self.block,
 		Proven:  make(map[GatewayID]bool),
-		Alive:   make(map[GatewayID]bool),
 	}
+	alive, steady := make(map[GatewayID]bool), make(map[GatewayID]bool)
 	now := m.now()
 	m.mu.Lock()
 	in.Accept = slices.Clone(m.accept)
 	for id, p := range m.peers {
-		in.Proven[id], in.Alive[id] = p.proven, p.alive
+		in.Proven[id], alive[id], steady[id] = p.proven, p.alive, p.steady
 	}
 	m.mu.Unlock()
 	for _, r := range m.book.All() {
@@ -135,6 +136,7 @@ func (m *Mesh) inputs() engine.Inputs {
 		}
 		in.Announcements = append(in.Announcements, a)
 	}
+	in.Alive = preferable(in.Announcements, alive, steady)
 	in.Local = m.localPrefixes(in.Announcements)
 	return in
 }

@@ -79,6 +79,7 @@ type peer struct {
 	boot   trust.BootID
 	proven bool // answered a challenge since the start
 	alive  bool
+	steady bool // alive, and for long enough to carry routes that others could
 	since  time.Time
 	wg     trust.ExchangeKey   // the key that the device has for it
 	keys   []trust.ExchangeKey // its WireGuard keys whose private half it has shown to hold, at most two

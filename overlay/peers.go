@@ -188,6 +188,8 @@ func (m *Mesh) pathChanged(id GatewayID, p path.Path, ok bool) {
 	wasAlive := state.alive
 	moved := ok && m.saved[id] != p.Addr
 	state.alive = ok && p.Alive
+	steadied := state.steady != (ok && p.Steady)
+	state.steady = ok && p.Steady
 	fresh := ok && !state.proven
 	if ok {
 		state.proven = true
@@ -199,6 +201,9 @@ func (m *Mesh) pathChanged(id GatewayID, p path.Path, ok bool) {
 	alive := state.alive
 	m.mu.Unlock()
 
+	if steadied {
+		wake(m.dirty)
+	}
 	if ok {
 		m.port.SetPath(id, p.Addr)
 	}
