@@ -414,9 +414,9 @@ func (p *printer) task() {
 }
 
 // scheduledArguments make a run of the script last most of the minute that is
-// the shortest interval of the scheduler: five checks of at most 6 s (two
-// dead tunnels) and pauses of 7 s between them.
-const scheduledArguments = "-r 5 -s 7"
+// the shortest interval of the scheduler, and end before the next one: the
+// last check begins within 50 s and takes 6 s at most (two dead tunnels).
+const scheduledArguments = "-t 50 -s 3"
 
 // hints are comments about what this package cannot know.
 func (p *printer) hints() {

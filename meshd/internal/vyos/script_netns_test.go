@@ -215,6 +215,11 @@ func TestRoundsFitSeveralChecksInARun(t *testing.T) {
 		t.Errorf("two rounds say %q", out)
 	}
 	l.expect("two rounds", "vtun2")
+	// A run of a period checks until it is over, however long that takes.
+	l.silence("gwa", false)
+	if out := l.check("-t", "15", "-s", "0", "-v"); strings.Count(out, "vtun1 10.90.0.1 up") < 2 {
+		t.Errorf("15 seconds say %q", out)
+	}
 }
 
 func TestForeignRoutesAreLeftAlone(t *testing.T) {

@@ -57,7 +57,7 @@ func TestCheckScriptRefusesOptionsThatItDoesNotKnow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"-x"}, {"-r", "many"}, {"-s", "-1"}, {"-r"}} {
+	for _, args := range [][]string{{"-x"}, {"-r", "many"}, {"-s", "-1"}, {"-t", "1m"}, {"-t", ""}, {"-r"}} {
 		c := exec.CommandContext(t.Context(), "sh", append([]string{"-s", "--"}, args...)...)
 		c.Stdin = strings.NewReader(script)
 		out, err := c.CombinedOutput()

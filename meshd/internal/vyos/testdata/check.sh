@@ -11,9 +11,12 @@
 # static ones of the router's configuration (metric 20), which they outrank.
 # Nothing is written to the configuration. It needs sh, ip and ping, and root.
 #
-#   -r N    checks in one run (1)       -s N    seconds between them (10)
+#   -r N    checks in one run, at least (1)
+#   -t N    check again and again for N seconds (0)
+#   -s N    seconds between checks (10)
 #   -d DIR  where verdicts are kept between runs (/run/meshd-check)
-#   -v      print every verdict         -u      take the routes away and end
+#   -v      print every verdict
+#   -u      take the routes away and end
 
 set -u
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -30,13 +33,15 @@ fall=2
 rise=3
 
 rounds=1
+period=0
 pause=10
 state=/run/meshd-check
 verbose=
 remove=
-while getopts r:s:d:vu option; do
+while getopts r:t:s:d:vu option; do
 	case $option in
 	r) rounds=$OPTARG ;;
+	t) period=$OPTARG ;;
 	s) pause=$OPTARG ;;
 	d) state=$OPTARG ;;
 	v) verbose=1 ;;
@@ -44,9 +49,9 @@ while getopts r:s:d:vu option; do
 	*) exit 2 ;;
 	esac
 done
-case $rounds$pause in
-*[!0-9]*)
-	echo "meshd-check: -r and -s want numbers" >&2
+case :$rounds:$period:$pause: in
+*::* | *[!0-9:]*)
+	echo "meshd-check: -r, -t and -s want numbers" >&2
 	exit 2
 	;;
 esac
@@ -180,8 +185,15 @@ if command -v flock >/dev/null 2>&1; then
 	flock -n 9 || exit 0 # the run before is still at it
 fi
 
+# over: whether the time of this run is up, or the clock was set back
+over() {
+	now=$(date +%s)
+	[ $((now + pause)) -ge $((begin + period)) ] || [ "$now" -lt "$begin" ]
+}
+
 failed=
 checks=0
+begin=$(date +%s)
 withdraw others
 while :; do
 	best=
@@ -195,7 +207,7 @@ while :; do
 		place "$best"
 	fi
 	checks=$((checks + 1))
-	if [ "$checks" -ge "$rounds" ]; then
+	if [ "$checks" -ge "$rounds" ] && over; then
 		break
 	fi
 	sleep "$pause"
