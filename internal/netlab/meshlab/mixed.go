@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/planetmesh/planetmesh/internal/netlab"
+	"github.com/planetmesh/planetmesh/overlay"
 )
 
 // Mixed is the reference deployment in which the router of site 30 does not run meshd:
@@ -168,4 +170,72 @@ func (m *Mixed) Down(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// RouterSetup is what meshd prints for the router.
+type RouterSetup struct {
+	Host     string   // the gateway that was asked
+	Args     []string // of meshd, for the commands
+	Commands string   // for configuration mode, keys included
+	Script   string   // checks the tunnels and moves the routes
+}
+
+// RouterSetup asks gw30a for the router's end of both attachments; gw30b's configuration and key are copied there for it. The
+// daemon of gw30a must run, because it knows the prefixes of the mesh: those of other gateways are waited for.
+func (m *Mixed) RouterSetup(ctx context.Context) (RouterSetup, error) {
+	first, second := netlab.MixedGateways[0], netlab.MixedGateways[1]
+	a, b := AttachmentOf(first), AttachmentOf(second)
+	if err := m.awaitRoutes(ctx, first); err != nil {
+		return RouterSetup{}, err
+	}
+	for _, name := range []string{"meshd.yaml", b.Name + ".key"} {
+		text, err := m.World().Host(second).ReadFile(name)
+		if err != nil {
+			return RouterSetup{}, err
+		}
+		if err := m.World().Host(first).WriteFile(filepath.Join(second, name), text, 0o600); err != nil {
+			return RouterSetup{}, err
+		}
+	}
+	s := RouterSetup{Host: first, Args: []string{
+		"vyos", a.Name, b.Name, "--vyos-version", "1.4", "--config", m.configFile(first),
+		"--second-config", filepath.Join(m.World().Host(first).Dir(), second, "meshd.yaml"), "--show-key",
+	}}
+	var err error
+	if s.Commands, err = m.Meshd(ctx, first, s.Args...); err != nil {
+		return s, err
+	}
+	script := append(s.Args[:len(s.Args)-1:len(s.Args)-1], "--check-script")
+	s.Script, err = m.Meshd(ctx, first, script...)
+	return s, err
+}
+
+// routePoll is the time between two looks at a daemon's status.
+const routePoll = 50 * time.Millisecond
+
+// awaitRoutes waits until the gateway has routes to all sites that run meshd.
+func (m *Mixed) awaitRoutes(ctx context.Context, host string) error {
+	var want []netip.Prefix
+	for _, g := range MixedGateways() {
+		if !slices.Contains(netlab.MixedGateways, g.Host) {
+			want = append(want, g.Prefixes...)
+		}
+	}
+	for {
+		s, err := m.Status(ctx, host)
+		if err != nil {
+			return err
+		}
+		missing := slices.DeleteFunc(slices.Clone(want), func(p netip.Prefix) bool {
+			return slices.ContainsFunc(s.Routes, func(r overlay.RouteStatus) bool { return r.Prefix == p })
+		})
+		if len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("gateway on %s has no routes to %v: %w", host, missing, ctx.Err())
+		case <-time.After(routePoll):
+		}
+	}
 }

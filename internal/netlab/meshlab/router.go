@@ -106,8 +106,12 @@ func (r *Router) Tunnel(name string) *netlab.Process { return r.tunnels[name] }
 // scheduler runs a script for ever: sh -c scheduler sh SECONDS SCRIPT.
 const scheduler = `while :; do sh "$2"; sleep "$1"; done`
 
-// Schedule runs a script again and again with the given pause, as the router's task scheduler would with a longer one.
+// Schedule runs the script of the task that the configuration has, again and again with the given pause. The router's task
+// scheduler itself cannot do less than a minute, which the task's arguments make up for; a laboratory is in a hurry.
 func (r *Router) Schedule(ctx context.Context, script string, pause time.Duration) error {
+	if r.config == nil || r.config.task.path == "" {
+		return fmt.Errorf("host %s: the configuration has no task", r.host.Name())
+	}
 	name := filepath.Join(r.host.Dir(), "meshd-check")
 	if err := r.host.WriteFile(name, []byte(script), 0o755); err != nil {
 		return err
