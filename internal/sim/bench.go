@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/planetmesh/planetmesh/internal/sim/figures"
 	"github.com/planetmesh/planetmesh/internal/sim/schedule"
 	"github.com/planetmesh/planetmesh/internal/sim/steady"
 )
@@ -50,48 +51,64 @@ const trialTimeout = "60m"
 // memoryLimit keeps a run that outgrows its plan from taking the machine along.
 const memoryLimit = "GOMEMLIMIT=7GiB"
 
-// run runs a schedule. All that the process sees is the same each time, the
+// run runs a schedule.
+func (b *bench) run(ctx context.Context, s schedule.Schedule) (trial, error) {
+	start := time.Now()
+	t := trial{schedule: s}
+	said, err := b.process(ctx, "TestTrial", "schedule", s, &t.Result)
+	t.took = time.Since(start)
+	if err != nil && ctx.Err() == nil {
+		// A panic or a deadlock is a broken rule too.
+		t.Seed, t.Gateways = s.Seed, s.Gateways
+		t.Broken, err = []string{fmt.Sprintf("the run ended early: %v: %s", err, firstLines(said, 12))}, nil
+	}
+	return t, err
+}
+
+// measure measures a case.
+func (b *bench) measure(ctx context.Context, c figures.Case) (figures.Figure, error) {
+	var f figures.Figure
+	said, err := b.process(ctx, "TestCase", "case", c, &f)
+	if err != nil {
+		return f, fmt.Errorf("%+v: %w: %s", c, err, firstLines(said, 12))
+	}
+	return f, nil
+}
+
+// process runs one test of the program with input as a file for the flag of that name, and
+// reads its result. All that the process sees is the same each time, the
 // names of its files included: even the lengths of its arguments move what lies
 // in its memory, and with that the order of maps with pointers for keys.
-func (b *bench) run(ctx context.Context, s schedule.Schedule) (trial, error) {
+func (b *bench) process(ctx context.Context, test, flag string, input, result any) (said string, err error) {
 	dir := filepath.Join(b.dir, fmt.Sprint("run", b.serial.Add(1)))
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return trial{}, err
+		return "", err
 	}
 	defer os.RemoveAll(dir)
-	text, err := json.Marshal(s)
+	text, err := json.Marshal(input)
 	if err != nil {
-		return trial{}, err
+		return "", err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "schedule.json"), text, 0o600); err != nil {
-		return trial{}, err
+	if err := os.WriteFile(filepath.Join(dir, "input.json"), text, 0o600); err != nil {
+		return "", err
 	}
-	cmd := exec.CommandContext(ctx, b.program, "-test.run", "^TestTrial$", "-test.timeout", trialTimeout, "-schedule", "schedule.json", "-result", "result.json", "-log", b.log)
+	cmd := exec.CommandContext(ctx, b.program, "-test.run", "^"+test+"$", "-test.timeout", trialTimeout, "-"+flag, "input.json", "-result", "result.json", "-log", b.log)
 	cmd.Args[0], cmd.Dir = "trial.test", dir
 	cmd.Env = append(steady.Env(), memoryLimit, "PWD=/")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
 	if b.log != "" {
 		cmd.Stdout = os.Stdout
 	}
-	start := time.Now()
 	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return trial{}, ctx.Err()
-		}
-		// A panic or a deadlock is a broken rule too.
-		t := trial{schedule: s, took: time.Since(start)}
-		t.Seed, t.Gateways = s.Seed, s.Gateways
-		t.Broken = []string{fmt.Sprintf("the run ended early: %v: %s", err, firstLines(said.String(), 12))}
-		return t, nil
+		return out.String(), err
 	}
 	text, err = os.ReadFile(filepath.Join(dir, "result.json"))
 	if err != nil {
-		return trial{}, err
+		return out.String(), err
 	}
-	t := trial{schedule: s, took: time.Since(start)}
-	return t, json.Unmarshal(text, &t.Result)
+	return out.String(), json.Unmarshal(text, result)
 }
 
 func firstLines(s string, n int) string {

@@ -41,6 +41,9 @@ type options struct {
 	shrink   time.Duration
 	log      string
 	verbose  bool
+	report   string // document to write into; empty: run seeds
+	figures  string // file for the figures of the report
+	quick    bool
 }
 
 func main() {
@@ -62,6 +65,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.keep, "keep", "bin/sim", "`directory` for schedules that broke a rule")
 	flags.DurationVar(&o.shrink, "shrink", 3*time.Minute, "how long to look for a smaller schedule; 0 does not")
 	flags.StringVar(&o.log, "log", "", "print what the gateway of this `name` logs, or all; a run may differ from one without")
+	flags.StringVar(&o.report, "report", "", "measure the cases of the report and write it into this `document`")
+	flags.StringVar(&o.figures, "figures", "bin/sim/figures.jsonl", "`file` that gets the figures of the report as they come, and whose figures are not measured again")
+	flags.BoolVar(&o.quick, "quick", false, "a report of few and small cases: a smoke test")
 	flags.BoolVar(&o.verbose, "v", false, "print a line for every seed")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -69,6 +75,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if o.gateways < 4 || o.gateways > 400 || o.seeds < 1 || o.jobs < 1 || flags.NArg() > 0 {
 		fmt.Fprintln(stderr, "error: want -gateways 4 to 400, -seeds and -jobs above zero, and no arguments")
 		return 2
+	}
+	if o.report != "" {
+		if err := writeReport(ctx, o, stdout); err != nil {
+			fmt.Fprintln(stderr, "error:", err)
+			return 1
+		}
+		return 0
 	}
 	broken, err := simulate(ctx, o, stdout)
 	switch {

@@ -389,3 +389,16 @@ func (w *World) Rerouted() error {
 	}
 	return nil
 }
+
+// Active returns the gateway through which the first one reaches a prefix of
+// another site, nil if it does not.
+func (w *World) Active(p netip.Prefix) *Gateway {
+	for _, r := range w.gateways[0].inside.Desired().Routes {
+		for _, g := range w.gateways {
+			if r.Prefix == p && g.id == r.Peer {
+				return g
+			}
+		}
+	}
+	return nil
+}

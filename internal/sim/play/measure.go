@@ -51,7 +51,7 @@ func Measure(t testing.TB, c figures.Case) figures.Figure {
 		r.until(r.crash, r.w.Aware)
 	case figures.CrashRoutes:
 		r.ready(c.N)
-		r.until(r.crash, r.w.Rerouted)
+		r.until(func() { r.crashActive(pairs) }, r.w.Rerouted)
 	case figures.Idle:
 		r.ready(c.N)
 		r.f.Reached = true
@@ -70,6 +70,17 @@ func (r *ruler) startAll() { r.w.StartAll() }
 func (r *ruler) crash() {
 	for _, i := range r.setup.Crashed {
 		r.w.Gateway(i).Crash()
+	}
+}
+
+// crashActive crashes as many gateways as crash would, each the one in use of
+// a site with two.
+func (r *ruler) crashActive(pairs int) {
+	for _, i := range r.setup.Crashed {
+		// Site n has gateway n, and the second ones come last.
+		if g := r.w.Active(r.w.Gateway(1 + i%pairs).Prefixes[0]); g != nil {
+			g.Crash()
+		}
 	}
 }
 
