@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,7 @@ type link struct {
 	// Packets reach the transport in the order of their ids, because a peer drops
 	// what comes too late: whoever seals holds sendMu until they are handed over.
 	sendMu sync.Mutex
+	crew   *crew      // guarded by sendMu; nil: there is one processor
 	reply  sendBuffer // guarded by sendMu: for what is in said
 
 	saidMu sync.Mutex
@@ -76,6 +78,9 @@ func (e *Endpoint) newLink(ctx context.Context, attempt int) (*link, error) {
 		ended: make(chan error, 1), wake: make(chan struct{}, 1),
 		frags: reassembler{max: e.cfg.MTU + mtuSlack + 8},
 	}
+	if e.cfg.Fragment == 0 {
+		l.crew = newCrew(e.cfg.Framing, runtime.GOMAXPROCS(0))
+	}
 	if e.cfg.Transport == UDP && !e.cfg.Float {
 		l.fixed = tr.peer().addr
 	}
@@ -101,6 +106,9 @@ func (l *link) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { l.end(l.tr.serve(ctx, l.newReceiver)) }) // ends with tr.close
 	wg.Go(func() { l.timers(ctx) })                         // ends with ctx
+	if l.crew != nil {
+		wg.Go(func() { l.crew.run(ctx) }) // ends with ctx
+	}
 	var err error
 	select {
 	case err = <-l.ended:
@@ -274,19 +282,7 @@ func (l *link) transmitLocked(b *sendBuffer, payloads [][]byte, wait bool) (coun
 		l.e.count.dropped[ReasonNoPeer].Add(uint64(len(payloads)))
 		return 0, 0
 	}
-	n := 0
-	out.key.mu.Lock()
-	for _, payload := range payloads {
-		made, err := l.pack(b, n, out.key.box, payload)
-		if err != nil {
-			l.e.count.dropped[reasonOf(err)].Add(1)
-			continue
-		}
-		n += made
-		count++
-		bytes += len(payload)
-	}
-	out.key.mu.Unlock()
+	n, count, bytes := l.sealAll(b, out.key, payloads)
 	if n == 0 {
 		return 0, 0
 	}
@@ -305,6 +301,30 @@ func (l *link) transmitLocked(b *sendBuffer, payloads [][]byte, wait bool) (coun
 		count, bytes = count*taken/n, bytes*taken/n
 	}
 	return count, bytes
+}
+
+// sealAll makes packets out of payloads, in order. It returns how many packets,
+// and of how many payloads and bytes.
+func (l *link) sealAll(b *sendBuffer, key *sendKey, payloads [][]byte) (n, count, bytes int) {
+	key.mu.Lock()
+	defer key.mu.Unlock()
+	if l.crew.seal(b, key, payloads) {
+		for _, payload := range payloads {
+			bytes += len(payload)
+		}
+		return len(payloads), len(payloads), bytes
+	}
+	for _, payload := range payloads {
+		made, err := l.pack(b, n, key.box, payload)
+		if err != nil {
+			l.e.count.dropped[reasonOf(err)].Add(1)
+			continue
+		}
+		n += made
+		count++
+		bytes += len(payload)
+	}
+	return n, count, bytes
 }
 
 // reasonOf returns the reason in an error, ReasonSend if there is none.

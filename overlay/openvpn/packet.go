@@ -55,11 +55,26 @@ const maxPacketID = 1<<32 - 1
 type sealer interface {
 	// seal appends one packet to dst.
 	seal(dst []byte, p *plaintext) ([]byte, error)
+	// take reserves the next n ids for sealAs, or for more than one returns an
+	// error if fewer are left.
+	take(n int) (stamp, error)
+	// sealAs appends one packet with a reserved id to dst.
+	sealAs(dst []byte, p *plaintext, s stamp) []byte
+	// twin returns a sealer of the same key for another goroutine, or nil if a
+	// packet is sealed before another goroutine even wakes up. Only its sealAs may
+	// be used.
+	twin() sealer
 	// sealedSize returns the length of the packet of a payload of n bytes.
 	sealedSize(n int) int
 	// used returns the last packet id that was given out.
 	used() uint32
 }
+
+// stamp is what makes a packet unique under its key.
+type stamp struct{ id, time uint32 }
+
+// plus returns the stamp of the n-th packet after this one.
+func (s stamp) plus(n int) stamp { return stamp{s.id + uint32(n), s.time} }
 
 // opener checks packets and takes them apart; it is not safe for concurrent
 // use. It does not look at replays: it returns the id for the caller to do so.
@@ -90,6 +105,7 @@ type cbcBox struct {
 	mode    cipher.BlockMode
 	encrypt bool
 	mac     hash.Hash // nil: auth none
+	newMAC  func() hash.Hash
 	macSize int
 	sum     []byte // scratch for the HMAC of received packets
 
@@ -112,7 +128,9 @@ func newCBC(spec cipherSpec, d Digest, half keyHalf, encrypt bool) (*cbcBox, err
 		b.cipher = block
 	}
 	if h := d.newHash(); h != nil {
-		b.mac = hmac.New(h, half.hmac[:b.macSize])
+		key := half.hmac[:b.macSize]
+		b.newMAC = func() hash.Hash { return hmac.New(h, key) }
+		b.mac = b.newMAC()
 		b.sum = make([]byte, 0, b.macSize)
 	}
 	return b, nil
@@ -150,17 +168,42 @@ func (b *cbcBox) sealedSize(n int) int {
 func (b *cbcBox) used() uint32 { return b.id }
 
 func (b *cbcBox) seal(dst []byte, p *plaintext) ([]byte, error) {
+	s, err := b.take(1)
+	if err != nil {
+		return dst, err
+	}
+	return b.sealAs(dst, p, s), nil
+}
+
+func (b *cbcBox) take(n int) (stamp, error) {
+	if n > 1 && maxPacketID-b.id < uint32(n) {
+		return stamp{}, errIDsUsed
+	}
 	if b.id == maxPacketID {
 		if b.renew == nil {
-			return dst, errIDsUsed
+			return stamp{}, errIDsUsed
 		}
 		t, err := b.renew()
 		if err != nil {
-			return dst, err
+			return stamp{}, err
 		}
 		b.id, b.time = 0, t
 	}
-	b.id++
+	s := stamp{b.id + 1, b.time}
+	b.id += uint32(n)
+	return s, nil
+}
+
+func (b *cbcBox) twin() sealer {
+	t := &cbcBox{header: b.header, long: b.long, block: b.block, cipher: b.cipher, encrypt: b.encrypt, macSize: b.macSize, fillIV: b.fillIV}
+	if b.newMAC != nil {
+		t.newMAC = b.newMAC
+		t.mac = b.newMAC()
+	}
+	return t
+}
+
+func (b *cbcBox) sealAs(dst []byte, p *plaintext, s stamp) []byte {
 	dst = slices.Grow(dst, b.sealedSize(p.size()))
 	dst = append(dst, b.header...)
 	macAt := len(dst)
@@ -169,9 +212,9 @@ func (b *cbcBox) seal(dst []byte, p *plaintext) ([]byte, error) {
 	dst = dst[:ivAt+b.block]
 	b.fillIV(dst[ivAt:])
 	textAt := len(dst)
-	dst = binary.BigEndian.AppendUint32(dst, b.id)
+	dst = binary.BigEndian.AppendUint32(dst, s.id)
 	if b.long {
-		dst = binary.BigEndian.AppendUint32(dst, b.time)
+		dst = binary.BigEndian.AppendUint32(dst, s.time)
 	}
 	dst = p.appendTo(dst)
 	if b.block > 0 {
@@ -185,7 +228,7 @@ func (b *cbcBox) seal(dst []byte, p *plaintext) ([]byte, error) {
 		b.mac.Write(dst[ivAt:])
 		b.mac.Sum(dst[:macAt])
 	}
-	return dst, nil
+	return dst
 }
 
 func (b *cbcBox) open(packet []byte) (opened, error) {
@@ -275,23 +318,39 @@ func (b *aeadBox) sealedSize(n int) int { return len(b.header) + 4 + aeadTag + n
 func (b *aeadBox) used() uint32 { return b.id }
 
 func (b *aeadBox) seal(dst []byte, p *plaintext) ([]byte, error) {
-	if b.id == maxPacketID {
-		return dst, errIDsUsed
+	s, err := b.take(1)
+	if err != nil {
+		return dst, err
 	}
-	b.id++
+	return b.sealAs(dst, p, s), nil
+}
+
+func (b *aeadBox) take(n int) (stamp, error) {
+	if maxPacketID-b.id < uint32(n) {
+		return stamp{}, errIDsUsed
+	}
+	s := stamp{id: b.id + 1}
+	b.id += uint32(n)
+	return s, nil
+}
+
+// twin returns nil: these ciphers take less time than waking a goroutine.
+func (b *aeadBox) twin() sealer { return nil }
+
+func (b *aeadBox) sealAs(dst []byte, p *plaintext, s stamp) []byte {
 	// The library puts the tag last, the format puts it first.
 	dst = slices.Grow(dst, b.sealedSize(p.size())+aeadTag)
 	start := len(dst)
 	dst = append(dst, b.header...)
-	dst = binary.BigEndian.AppendUint32(dst, b.id)
+	dst = binary.BigEndian.AppendUint32(dst, s.id)
 	tagAt := len(dst)
 	dst = dst[:tagAt+aeadTag]
 	textAt := len(dst)
 	dst = p.appendTo(dst)
-	binary.BigEndian.PutUint32(b.nonce[:], b.id)
+	binary.BigEndian.PutUint32(b.nonce[:], s.id)
 	sealed := b.aead.Seal(dst[textAt:textAt], b.nonce[:], dst[textAt:], b.additional(dst[start:tagAt]))
 	copy(dst[tagAt:textAt], sealed[len(sealed)-aeadTag:])
-	return dst, nil
+	return dst
 }
 
 // additional returns the additional data out of header and id.
