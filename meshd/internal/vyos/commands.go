@@ -327,10 +327,10 @@ func (p *printer) tlsFiles(t *Tunnel, base, role string) {
 	file := authDir + t.object("")
 	authority, what := t.TLS.CA, "the authority of the gateway's certificate"
 	if authority == "" {
-		authority, what = t.TLS.Cert, "the gateway's certificate, which signed itself"
+		authority, what = t.TLS.Cert, "the gateway's certificate if it signed itself, else that of its authority"
 	}
 	p.note("Files on the router (scp, then sudo install -m 600):")
-	p.note("  %s-ca.crt  %s: %s of the gateway", file, what, authority)
+	p.note("  %s-ca.crt  %s (%s of the gateway)", file, what, authority)
 	p.note("  %s.crt, %s.pem  the router's own certificate and key", file, file)
 	if len(t.TLS.PeerFingerprints) > 0 {
 		p.note("  The gateway knows it by its fingerprint: openssl x509 -in %s.crt -noout -fingerprint -sha256", file)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -212,27 +213,18 @@ func TestSettingsBecomeTheWordsOfTheVersion(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%v", test.name, v), func(t *testing.T) {
 				got := lines(commands(t, Router{Version: v, Tunnels: []Tunnel{test.tunnel}, Prefixes: meshPrefixes()}))
 				for _, want := range test.want {
-					if !contains(got, func(line string) bool { return line == want }) {
+					if !slices.Contains(got, want) {
 						t.Errorf("no line %q in\n%s", want, strings.Join(got, "\n"))
 					}
 				}
 				for _, not := range test.not {
-					if contains(got, func(line string) bool { return strings.Contains(line, not) }) {
+					if slices.ContainsFunc(got, func(line string) bool { return strings.Contains(line, not) }) {
 						t.Errorf("%q in\n%s", not, strings.Join(got, "\n"))
 					}
 				}
 			})
 		}
 	}
-}
-
-func contains(list []string, is func(string) bool) bool {
-	for _, s := range list {
-		if is(s) {
-			return true
-		}
-	}
-	return false
 }
 
 func TestWhatCannotWorkIsRefused(t *testing.T) {
