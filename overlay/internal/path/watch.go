@@ -40,7 +40,7 @@ const (
 	// A probation lasts firstHold, and twice as long as the last one, at most
 	// longestHold, if the path was steady for less than holdMemory since.
 	firstHold   = 5 * time.Second
-	longestHold = time.Minute
+	longestHold = 20 * time.Second
 	holdMemory  = 2 * time.Minute
 )
 
