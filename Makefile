@@ -18,9 +18,9 @@ PLATFORMS := linux/arm64 darwin/arm64 windows/amd64
 LINTER   := bin/tools/golangci-lint
 
 .NOTPARALLEL: # two of these at once slow each other down
-.PHONY: check help build test unit race lint tidy-check cross integration e2e openvpn bench fuzz cover demo deps clean
+.PHONY: check help build test unit race lint tidy-check cross integration e2e openvpn bench sim sim-ci sim-report fuzz cover demo demo-vyos deps clean
 
-check: build race lint cross tidy-check ## what CI runs without privileges (the default)
+check: build race lint cross tidy-check sim-ci ## what CI runs without privileges (the default)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,19 @@ openvpn: deps ## overlay/openvpn against the distribution's real openvpn; root, 
 bench: deps build ## throughput beside plain WireGuard and OpenVPN, for docs/performance.md; root, minutes
 	.ci/netadmin go run ./internal/bench
 
+SEEDS    ?= 50
+SEED     ?= 0
+GATEWAYS ?= 30
+
+sim: ## SEEDS (50) schedules of faults from SEED on (random) in virtual time, meshes of GATEWAYS (30)
+	go run ./internal/sim -seeds $(SEEDS) -seed $(SEED) -gateways $(GATEWAYS)
+
+sim-ci: ## the fifty schedules that CI runs, always other ones
+	go run ./internal/sim -seeds 50 -gateways 12 -longest 15m -shrink 1m
+
+sim-report: ## distributions and growth in virtual time beside plain memberlist, for docs/performance.md; an hour
+	go run ./internal/sim -report docs/performance.md
+
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	.ci/fuzz $(FUZZTIME)
 
@@ -70,6 +83,9 @@ cover: ## statement coverage in cover.out and in all
 
 demo: build ## three sites become one network; root or user namespaces
 	.ci/deps ip ping nft && .ci/netadmin go run ./examples/three-sites
+
+demo-vyos: build ## a VyOS router joins by OpenVPN, one of its two gateways dies; root or user namespaces
+	.ci/deps ip ping nft openvpn && .ci/netadmin go run ./examples/demo-vyos
 
 deps: ## the programs that tests run (apt-get as root, otherwise says what is missing)
 	.ci/deps
