@@ -2,6 +2,7 @@ package wgdev
 
 import (
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,7 +19,7 @@ func TestWireGuardSurvivesGarbageCollectionsInABubble(t *testing.T) {
 			time.Sleep(50 * time.Millisecond) // finalizers have a goroutine of their own
 		}
 	}
-	var finalized bool
+	var finalized atomic.Bool
 	synctest.Test(t, func(t *testing.T) {
 		w := newBubble(t, Open)
 		a, b := w.node(1), w.node(2)
@@ -33,10 +34,10 @@ func TestWireGuardSurvivesGarbageCollectionsInABubble(t *testing.T) {
 		b.close()
 		collect()
 		canary := new([64]byte)
-		runtime.SetFinalizer(canary, func(*[64]byte) { finalized = true })
+		runtime.SetFinalizer(canary, func(*[64]byte) { finalized.Store(true) })
 	})
 	collect()
-	if !finalized {
+	if !finalized.Load() {
 		t.Error("no finalizer ran at all: the test shows nothing")
 	}
 }

@@ -3,6 +3,7 @@ package wgdev_test
 import (
 	"context"
 	"crypto/ecdh"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -157,7 +158,9 @@ func newEnd(t *testing.T, u *underlay, number byte, open func(wgdev.Config) (wgd
 			t.Error(err)
 		}
 		cancel()
-		<-ended
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 		if err := e.port.Close(); err != nil {
 			t.Error(err)
 		}
