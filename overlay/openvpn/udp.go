@@ -17,7 +17,8 @@ type udpTransport struct {
 }
 
 // udpBuffer is the socket buffer asked for, in bytes: 10 ms at 1.6 Gbit/s. The
-// kernel gives less where net.core.rmem_max says so.
+// kernel gives less where net.core.rmem_max says so and the process may not go
+// beyond it.
 const udpBuffer = 2 << 20
 
 func listenUDP(ctx context.Context, c *Config, remote netip.AddrPort) (transport, error) {

@@ -56,6 +56,9 @@ func (u *udpBatch) init(conn *net.UDPConn) error {
 	return raw.Control(func(fd uintptr) {
 		family, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
 		u.is6 = err == nil && family == unix.AF_INET6
+		// With CAP_NET_ADMIN beyond net.core.rmem_max too; without, what there is stays.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, udpBuffer)
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, udpBuffer)
 		// Without UDP_GRO every message is one packet.
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1)
 		if _, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT); err == nil {
