@@ -115,7 +115,10 @@ func New(seed uint64, o Options) Schedule {
 		o.Longest = 24 * time.Hour
 	}
 	m := maker{rand.New(rand.NewPCG(seed, uint64(o.Gateways))), o} //nolint:gosec // repeatable on purpose
-	s := Schedule{Seed: seed, Gateways: o.Gateways, Pairs: o.Gateways / 10, Link: m.link()}
+	s := Schedule{Seed: seed, Gateways: o.Gateways, Link: m.link()}
+	if m.chance(2) {
+		s.Pairs = 1 + m.IntN(max(1, o.Gateways/10))
+	}
 	if m.chance(3) {
 		s.Hidden = 1 + m.IntN(max(1, o.Gateways/6))
 		s.NAT = m.one("", "open", "symmetric")
