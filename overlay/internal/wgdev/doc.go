@@ -29,6 +29,14 @@
 // the virtual endpoint leads is the business of the conn.Bind behind it, which
 // learns it from proven paths (docs/protocol.md, section 3).
 //
+// # Handshakes
+//
+// A handshake that was asked for with [Device.Restart] or [Device.Initiate], or
+// that begins because there is something to send and no session, is begun anew
+// after 1 s or 1.7 s, up to three times, before WireGuard's own timers take
+// over. The two sides wait differently long, so that handshakes that destroyed
+// each other do not do so again. A session that is still good is left alone.
+//
 // # Goroutines
 //
 // A device runs those of wireguard-go, and one that starts handshakes; with a

@@ -23,7 +23,7 @@ import (
 type model struct {
 	log      *slog.Logger
 	tun      *guard
-	bind     conn.Bind
+	bind     *spotter
 	endpoint func(trust.GatewayID) string
 	own      trust.ExchangeKey
 	mtu      int
@@ -116,7 +116,6 @@ func newModel(c Config, o ModelOptions, mtu int) *model {
 	m := &model{
 		log:      c.Logger,
 		tun:      newGuard(c.Device),
-		bind:     c.Bind,
 		endpoint: c.EndpointText,
 		own:      trust.ExchangeKey(c.PrivateKey.PublicKey().Bytes()),
 		mtu:      mtu,
@@ -135,6 +134,7 @@ func newModel(c Config, o ModelOptions, mtu int) *model {
 	}
 	m.table = &table{own: m.own}
 	m.sessions = newSessions(m, m.own)
+	m.bind = newSpotter(c.Bind, m.sessions.noticed)
 	var seed [32]byte
 	copy(seed[:], m.own[:])
 	for i := range 8 {
@@ -177,15 +177,11 @@ func (m *model) Apply(ctx context.Context, changes engine.Changes) error {
 	if err != nil {
 		return err
 	}
-	endpoints := make(map[trust.GatewayID]conn.Endpoint)
-	for _, c := range changes {
-		if c.Op != engine.AddPeer {
-			continue
-		}
-		if endpoints[c.Peer], err = m.bind.ParseEndpoint(m.endpoint(c.Peer)); err != nil {
-			return fmt.Errorf("%v of %s: %w", c.Op, c.Peer.Short(), err)
-		}
+	endpoints, err := parseEndpoints(m.bind, m.endpoint, changes)
+	if err != nil {
+		return err
 	}
+	m.bind.follow(changes, endpoints)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.isClosed() {

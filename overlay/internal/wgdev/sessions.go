@@ -10,7 +10,8 @@ import (
 	"github.com/planetmesh/planetmesh/overlay/internal/trust"
 )
 
-// Retries of a handshake that was asked for. WireGuard itself waits 5 s
+// Retries of a handshake that was asked for, or that begins when there is no
+// session. WireGuard itself waits 5 s
 // (RekeyTimeout), also when two handshakes that began at the same time have
 // destroyed each other; so the two sides wait differently long here. Both are
 // above the longest round trip on earth by cable and satellite, 0.7 s.
@@ -30,8 +31,9 @@ type sessions struct {
 	// on the other; not changed once something was wanted.
 	first, second time.Duration
 
-	mu     sync.Mutex                 // guards wanted
+	mu     sync.Mutex                 // guards the two below
 	wanted map[trust.ExchangeKey]bool // true: throw the old session away
+	begun  map[trust.ExchangeKey]bool // the device has begun by itself
 
 	pending map[trust.ExchangeKey]*attempt // of run alone
 }
@@ -61,6 +63,7 @@ func newSessions(dev starter, own trust.ExchangeKey) *sessions {
 		first:   firstRetry,
 		second:  secondRetry,
 		wanted:  make(map[trust.ExchangeKey]bool),
+		begun:   make(map[trust.ExchangeKey]bool),
 		pending: make(map[trust.ExchangeKey]*attempt),
 	}
 }
@@ -71,6 +74,19 @@ func (s *sessions) want(key trust.ExchangeKey, afresh bool) {
 	s.mu.Lock()
 	s.wanted[key] = s.wanted[key] || afresh
 	s.mu.Unlock()
+	s.wakeUp()
+}
+
+// noticed is told when the device begins to send initiations to a peer, by
+// itself or because of us.
+func (s *sessions) noticed(key trust.ExchangeKey) {
+	s.mu.Lock()
+	s.begun[key] = true
+	s.mu.Unlock()
+	s.wakeUp()
+}
+
+func (s *sessions) wakeUp() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -87,10 +103,10 @@ func (s *sessions) run(closing <-chan struct{}) {
 			return
 		case <-s.wake:
 			s.mu.Lock()
-			wanted := s.wanted
-			s.wanted = make(map[trust.ExchangeKey]bool)
+			wanted, begun := s.wanted, s.begun
+			s.wanted, s.begun = make(map[trust.ExchangeKey]bool), make(map[trust.ExchangeKey]bool)
 			s.mu.Unlock()
-			s.beginAll(wanted)
+			s.beginAll(wanted, begun)
 		case <-timer.C:
 			s.retry(time.Now())
 		}
@@ -100,7 +116,7 @@ func (s *sessions) run(closing <-chan struct{}) {
 	}
 }
 
-func (s *sessions) beginAll(wanted map[trust.ExchangeKey]bool) {
+func (s *sessions) beginAll(wanted, begun map[trust.ExchangeKey]bool) {
 	latest, err := s.dev.latest()
 	if err != nil {
 		return
@@ -109,6 +125,13 @@ func (s *sessions) beginAll(wanted map[trust.ExchangeKey]bool) {
 		last, known := latest(key)
 		if a := s.pending[key]; known && (a == nil || !last.Equal(a.before)) {
 			s.begin(key, wanted[key], last)
+		}
+	}
+	now := time.Now()
+	for key := range begun {
+		// A session that can still be used is not to be thrown away.
+		if last, known := latest(key); known && s.pending[key] == nil && now.Sub(last) >= rejectAfterTime {
+			s.pending[key] = &attempt{before: last, due: now.Add(s.wait(key))}
 		}
 	}
 }

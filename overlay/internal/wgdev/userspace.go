@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
@@ -24,7 +23,7 @@ type userspace struct {
 	name     string
 	mtu      int
 	bubble   bool // see Config.Bubble
-	bind     conn.Bind
+	bind     *spotter
 	endpoint func(trust.GatewayID) string
 	dev      *device.Device
 	tun      *guard
@@ -47,7 +46,6 @@ func openUserspace(c Config, t tun.Device, stack *Netstack, mtu int) (*userspace
 	d := &userspace{
 		mtu:      mtu,
 		bubble:   c.Bubble,
-		bind:     c.Bind,
 		endpoint: c.EndpointText,
 		stack:    stack,
 		tun:      newGuard(t),
@@ -58,7 +56,9 @@ func openUserspace(c Config, t tun.Device, stack *Netstack, mtu int) (*userspace
 	if c.Kind == TUN {
 		d.name = c.Name
 	}
-	d.dev = device.NewDevice(d.tun, c.Bind, newLogger(c.Logger))
+	d.sessions = newSessions(d, d.table.Load().own)
+	d.bind = newSpotter(c.Bind, d.sessions.noticed)
+	d.dev = device.NewDevice(d.tun, d.bind, newLogger(c.Logger))
 	d.dev.DisableSomeRoamingForBrokenMobileSemantics()
 	if err := d.dev.SetPrivateKey(device.NoisePrivateKey(c.PrivateKey.Bytes())); err != nil {
 		d.dev.Close()
@@ -78,7 +78,6 @@ func openUserspace(c Config, t tun.Device, stack *Netstack, mtu int) (*userspace
 		}
 	}
 	// All end in Close; the last one closes the device if its interface goes away.
-	d.sessions = newSessions(d, d.table.Load().own)
 	d.beginning.Go(func() { d.sessions.run(d.closing) })
 	if d.control != nil {
 		d.answering.Go(d.control.run)
@@ -100,14 +99,11 @@ func (d *userspace) Apply(ctx context.Context, changes engine.Changes) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range changes {
-		if c.Op != engine.AddPeer {
-			continue
-		}
-		if _, err := d.bind.ParseEndpoint(d.endpoint(c.Peer)); err != nil {
-			return fmt.Errorf("%v of %s: %w", c.Op, c.Peer.Short(), err)
-		}
+	endpoints, err := parseEndpoints(d.bind, d.endpoint, changes)
+	if err != nil {
+		return err
 	}
+	d.bind.follow(changes, endpoints)
 	if err := d.set(changes); err != nil {
 		if d.isClosed() {
 			return ErrClosed
