@@ -158,6 +158,8 @@ func (h handler) Probe(from netip.AddrPort, peer trust.GatewayID, p link.Probe) 
 	return true
 }
 
+func (h handler) Heard(peer trust.GatewayID) { h.m.prover.Heard(peer) }
+
 func (h handler) Gossip(peer trust.GatewayID, _ trust.BootID, b []byte) { h.m.gossipIn(peer, b) }
 
 // provenAddr is where streams to a peer go.

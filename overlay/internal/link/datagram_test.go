@@ -42,7 +42,10 @@ func TestProbeIsAnsweredWithoutState(t *testing.T) {
 			}
 		}
 		if got := b.gotReplies(); len(got) != 0 {
-			t.Errorf("the handler of the other side was told of probes: %+v", got)
+			t.Errorf("the handler of the other side was told of replies: %+v", got)
+		}
+		if diff := cmp.Diff([]trust.GatewayID{a.own.ID, a.own.ID, a.own.ID, a.own.ID}, b.gotProbes(), compareAddrs); diff != "" {
+			t.Errorf("whose probes the other side was told of (-want +got):\n%s", diff)
 		}
 		for _, p := range n.sentBy(b.addr) {
 			if len(p.b) != ProbeSize {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -144,6 +145,7 @@ type gateway struct {
 	mu      sync.Mutex // guards the fields below
 	replies []gotReply
 	gossip  []gotGossip
+	heard   []trust.GatewayID
 	refuse  bool // replies do not count
 }
 
@@ -164,6 +166,18 @@ func (g *gateway) Probe(from netip.AddrPort, peer trust.GatewayID, p Probe) bool
 	defer g.mu.Unlock()
 	g.replies = append(g.replies, gotReply{from, peer, p})
 	return !g.refuse
+}
+
+func (g *gateway) Heard(peer trust.GatewayID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.heard = append(g.heard, peer)
+}
+
+func (g *gateway) gotProbes() []trust.GatewayID {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.heard)
 }
 
 func (g *gateway) Gossip(peer trust.GatewayID, boot trust.BootID, b []byte) {

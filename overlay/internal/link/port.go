@@ -48,6 +48,9 @@ type Handler interface {
 	// answered a challenge that is outstanding. Only then it may change
 	// anything. from is unauthenticated.
 	Probe(from netip.AddrPort, peer trust.GatewayID, p Probe) (counts bool)
+	// Heard is called for an authenticated probe of a peer, which is answered
+	// whatever it does. The probe may be a replay: it is a hint only.
+	Heard(peer trust.GatewayID)
 	// Gossip is called for an authenticated gossip datagram that was not seen
 	// before. b may be used and changed during the call only.
 	Gossip(peer trust.GatewayID, boot trust.BootID, b []byte)

@@ -194,6 +194,9 @@ func (p *Port) receiveProbe(b []byte, from conn.Endpoint) {
 	case kind == kindProbe:
 		owner.peer.asked.Store(time.Now().UnixNano())
 		p.reply(keys, &pr, from)
+		if h := p.handler.Load(); h != nil {
+			(*h).Heard(owner.peer.id)
+		}
 	case len(b) != ProbeSize:
 		p.counters.format.Add(1)
 	default:

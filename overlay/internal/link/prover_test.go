@@ -16,6 +16,8 @@ type proving struct {
 	prover *path.Prover
 }
 
+func (p proving) Heard(peer trust.GatewayID) { p.prover.Heard(peer) }
+
 func (p proving) Probe(from netip.AddrPort, peer trust.GatewayID, pr Probe) bool {
 	return p.prover.Reply(from, peer, pr.Challenge, pr.Boot, pr.Observed)
 }

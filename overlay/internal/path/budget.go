@@ -51,12 +51,19 @@ func setDefault[T ~int64 | ~float64](field *T, value T) {
 	}
 }
 
-// Cadence of proven addresses. Starting values, to be changed by measurement.
+// Cadence of addresses that are or were proven. docs/decisions/0004-path-probes.md
+// has the arithmetic.
 const (
-	// pathInterval is the pause between probes of the path in use: 26 B/s.
-	pathInterval = 5 * time.Second
-	// spareInterval is the same for proven addresses that are not the path.
-	spareInterval = 15 * time.Second
+	// pathLeast, pathShare and pathMost give the pause between probes of the path
+	// in use: pathShare for each known peer, so that a gateway sends ten a second
+	// in all, but at least pathLeast (26 B/s) and at most pathMost, which keeps the
+	// mapping of a NAT that forgets after 30 s.
+	pathLeast = 5 * time.Second
+	pathShare = 100 * time.Millisecond
+	pathMost  = 25 * time.Second
+	// spareFactor is how much longer the pause is for proven addresses that are
+	// not the path; pathMost holds for them, too.
+	spareFactor = 3
 	// learnInterval is the pause until a new address has learnSamples.
 	learnInterval = time.Second
 	learnSamples  = 3
@@ -74,12 +81,25 @@ const (
 	// challengeLife is how long a reply may take (docs/protocol.md, section 3).
 	challengeLife = 5 * time.Second
 
-	// A proven address that fell silent is asked every pathInterval for
-	// quickFor, every slowInterval until forgetAfter, and then has to prove
-	// itself again: its address may have gone to somebody else.
-	quickFor     = 10 * time.Minute
-	slowInterval = 30 * time.Second
-	forgetAfter  = time.Hour
+	// A proven address that fell silent is asked with a pause of deadPart of the
+	// silence, at least pathLeast, at most deadShare for each known peer: all
+	// gateways of a mesh together send no more than three probes a second to an
+	// address that may be somebody else's by now. After lostAfter the pause is
+	// lostFactor times as long.
+	deadPart   = 4
+	deadShare  = 300 * time.Millisecond
+	lostAfter  = 48 * time.Hour
+	lostFactor = 4
+	// After forgetAfter it is asked only where it is still allowed to ask.
+	forgetAfter = time.Hour
+	// knownFactor is how much longer the pause is for addresses that answered in
+	// the run before and not yet in this one.
+	knownFactor = 2
+	// recallPause is the least pause between probes to a silent address.
+	recallPause = time.Second
+	// hurryFor is how long a silent address is asked every recallPause after a
+	// sign that its peer may be back: four times, so that no lost packet spoils it.
+	hurryFor = 3 * time.Second
 
 	// A spare replaces a path that works if it is faster by both.
 	betterShare = 0.2

@@ -16,6 +16,8 @@ type peer struct {
 	path      *address // proven; nil before the first proof
 	removed   bool
 	said      published
+	away      time.Time // since when it does not answer, if it does not
+	heard     time.Time // when Heard last made it due
 
 	watch watch
 
@@ -39,8 +41,8 @@ type published struct {
 
 // address is one address of a peer.
 //
-//	unproven --reply--> alive --a miss--> suspect --all of a burst missed--> dead --1 h--> unproven
-//	                      ^----reply---------'-----------------------------------'
+//	unproven --reply--> alive --a miss--> suspect --all of a burst missed--> dead
+//	                      ^----reply---------'----------------------------------'
 type address struct {
 	peer   *peer
 	addr   netip.AddrPort
@@ -54,6 +56,7 @@ type address struct {
 	// While not proven.
 	tries   int
 	lastTry time.Time
+	born    time.Time // when it became known
 
 	// Once proven.
 	proven   bool
@@ -65,7 +68,8 @@ type address struct {
 	suspect  time.Time // of the first miss after the last reply; zero: none is missing
 	burst    int       // probes that a suspect address is still to be sent
 	dead     bool
-	waiting  *attempt // the latest probe whose answer is awaited; never of a dead address
+	hurried  time.Time // until then the pause is recallPause, if it is silent
+	waiting  *attempt  // the latest probe whose answer is awaited; never of a dead address
 	observed netip.AddrPort
 	mtu      int
 	dice     uint64 // spreads the probes of many addresses over time
@@ -84,7 +88,7 @@ func (pe *peer) setCandidates(named []Candidate, now time.Time) {
 			continue
 		}
 		pe.addresses = append(pe.addresses, &address{
-			peer: pe, addr: c.Addr, source: c.Source, named: true, due: now,
+			peer: pe, addr: c.Addr, source: c.Source, named: true, due: now, born: now,
 			dice: binary.BigEndian.Uint64(pe.id[:8]) ^ uint64(c.Addr.Port()),
 		})
 	}
@@ -151,7 +155,7 @@ func (a *address) asks(now time.Time) bool {
 // asked notes a probe to a proven address.
 func (a *address) asked(at *attempt) {
 	if a.dead {
-		a.due = at.sent.Add(a.peer.interval(a, at.sent))
+		a.due = at.sent.Add(a.recall(a.peer.interval(a, at.sent), at.sent))
 		return
 	}
 	a.waiting = at
@@ -161,23 +165,51 @@ func (a *address) asked(at *attempt) {
 	}
 }
 
+// known reports whether the peer was at an unproven address in the run before.
+func (a *address) known() bool { return a.source == Proven }
+
 // tried notes a probe to an unproven address and plans the next.
 func (a *address) tried(now time.Time, b *Budget) {
 	a.lastTry = now
 	pause := b.Rest
-	if a.tries < len(b.Gaps) {
+	switch {
+	case a.tries < len(b.Gaps):
 		pause = b.Gaps[a.tries]
+	case a.known():
+		pause = a.recall(a.spread(knownFactor*a.deadInterval(now)), now)
 	}
 	a.tries++
 	a.due = now.Add(pause)
 }
 
-// kick makes addresses due: proven ones now, others if pause has passed since
-// their last try. A burst keeps its pace: it must outlast a short trouble.
-func (pe *peer) kick(now time.Time, pause time.Duration) {
+// recall is the pause after a probe to an address that is silent.
+func (a *address) recall(pause time.Duration, now time.Time) time.Duration {
+	if now.Before(a.hurried) {
+		return recallPause
+	}
+	return pause
+}
+
+// hurry makes a peer due at a moment, because it probably answers: where it is
+// or was it is asked four times, so that no lost packet spoils it.
+func (pe *peer) hurry(at time.Time, pause time.Duration) {
 	for _, a := range pe.addresses {
-		if a.burst == 0 && (a.proven || now.Sub(a.lastTry) >= pause) {
-			a.due = earliest(a.due, now)
+		a.hurried = at.Add(hurryFor)
+	}
+	pe.kick(at, pause)
+}
+
+// kick makes addresses due at a moment: those where the peer is or was, others
+// if pause has passed since their last try. A burst keeps its pace: it must
+// outlast a short trouble.
+func (pe *peer) kick(at time.Time, pause time.Duration) {
+	for _, a := range pe.addresses {
+		wait := pause
+		if a.known() {
+			wait = min(pause, recallPause)
+		}
+		if a.burst == 0 && (a.proven || at.Sub(a.lastTry) >= wait) {
+			a.due = earliest(a.due, at)
 		}
 	}
 }
@@ -227,23 +259,40 @@ func (a *address) measured(rtt time.Duration, size int) {
 
 // interval is the pause between two probes of a proven address.
 func (pe *peer) interval(a *address, now time.Time) time.Duration {
-	silent := now.Sub(a.last)
 	var d time.Duration
 	switch {
-	case !a.alive() && silent >= quickFor:
-		d = slowInterval
-	case !a.alive():
-		d = pathInterval
+	case a.dead:
+		d = a.deadInterval(now)
 	case a.urgent():
 		d = pe.prover.watchedInterval()
 	case a.samples < learnSamples:
 		return learnInterval
 	case a == pe.path || pe.path == nil:
-		d = pathInterval
+		d = pe.prover.pathInterval()
 	default:
-		d = spareInterval
+		d = min(spareFactor*pe.prover.pathInterval(), pathMost)
 	}
 	return a.spread(d)
+}
+
+// pathInterval is the pause between probes of a path in use.
+func (p *Prover) pathInterval() time.Duration {
+	return min(max(pathLeast, time.Duration(len(p.peers))*pathShare), pathMost)
+}
+
+// deadInterval is the pause between probes of an address that does not answer
+// though it did once.
+func (a *address) deadInterval(now time.Time) time.Duration {
+	silent := now.Sub(a.born)
+	if !a.last.IsZero() {
+		silent = now.Sub(a.last)
+	}
+	most := max(pathLeast, time.Duration(len(a.peer.prover.peers))*deadShare)
+	if silent >= lostAfter {
+		most *= lostFactor
+		return most
+	}
+	return min(max(pathLeast, silent/deadPart), most)
 }
 
 // spread varies d by up to a tenth downwards, the same in every run.
@@ -292,25 +341,19 @@ func (pe *peer) alarm(path *address, now time.Time, pause time.Duration) {
 	}
 }
 
-// unprove makes an address prove itself again. It stays the path, so that a
-// gateway that comes back late is still found there.
-func (pe *peer) unprove(a *address, now time.Time) {
-	a.proven, a.dead = false, false
-	a.tries = len(pe.addresses) + maxTries // all used up: one try per rest
-	a.lastTry = now
-	a.due = now.Add(slowInterval)
-}
-
-// maxTries is more than any budget has.
-const maxTries = 100
-
 // choose picks the path among the addresses that answer, and notes what that
 // means for who watches.
 func (pe *peer) choose(now time.Time) {
-	was, urgent := pe.path, pe.watch.urgent()
+	was, urgent, answered := pe.path, pe.watch.urgent(), pe.watch.alive
 	pe.pick()
 	a := pe.path
 	pe.watch.note(a != nil && a.alive(), now)
+	switch {
+	case answered && !pe.watch.alive:
+		pe.away = now
+	case !answered && pe.watch.alive && now.Sub(pe.away) >= signAfter:
+		pe.prover.sweep.sign(pe.id, now)
+	}
 	if pe.watch.urgent() && (!urgent || a != was) && a.alive() && a.waiting == nil {
 		a.due = earliest(a.due, now)
 	}

@@ -102,8 +102,9 @@ type Prover struct {
 	watched     map[trust.GatewayID]bool
 	table       queue[*peer]    // the same, by the moment at which they want attention
 	waiters     queue[*address] // unproven addresses that are due and wait for the budget
-	planned     time.Time       // of the next round
-	joined      bool            // an address began to wait since the last round
+	sweep       sweep
+	planned     time.Time // of the next round
+	joined      bool      // an address began to wait since the last round
 	outstanding map[[16]byte]*attempt
 	sent        []*attempt // oldest first, until they expire
 	limits      limits
@@ -143,12 +144,12 @@ func New(cfg Config) *Prover {
 // it answers. At most 16 are kept, those of lower Source first.
 func (p *Prover) SetPeer(id trust.GatewayID, candidates []Candidate) {
 	p.mu.Lock()
+	now := time.Now()
 	pe := p.peers[id]
 	if pe == nil {
-		pe = &peer{id: id, prover: p, watch: watch{on: p.watched[id]}}
+		pe = &peer{id: id, prover: p, away: now, watch: watch{on: p.watched[id]}}
 		p.peers[id] = pe
 	}
-	now := time.Now()
 	pe.setCandidates(p.accepted(candidates), now)
 	p.publish(pe)
 	p.schedule(pe, now)
@@ -210,6 +211,26 @@ func (p *Prover) Kick(id trust.GatewayID) {
 		p.pokeIfEarlier()
 	}
 	p.mu.Unlock()
+}
+
+// Heard notes that an authenticated probe of a peer arrived. One that does not
+// answer is asked, once a second at most, where it is or was, never where the
+// probe came from: a probe may be a replay.
+func (p *Prover) Heard(id trust.GatewayID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pe := p.peers[id]
+	if pe == nil || pe.watch.alive {
+		return
+	}
+	now := time.Now()
+	if now.Sub(pe.heard) < hurryFor {
+		return
+	}
+	pe.heard = now
+	pe.hurry(now, p.limits.budget.KickPause)
+	p.schedule(pe, now)
+	p.pokeIfEarlier()
 }
 
 // Reply takes an authenticated probe reply of peer and reports whether it
@@ -359,6 +380,7 @@ func (p *Prover) round() time.Duration {
 	p.mu.Lock()
 	p.rounds++
 	p.expire(now)
+	p.sweepIfDue(now)
 	var probes []*attempt
 	for _, pe := range p.dueNow(now) {
 		p.counters.Misses += pe.judge(now, p.limits.budget.KickPause)
@@ -400,8 +422,9 @@ func (p *Prover) ask(pe *peer, now time.Time, probes []*attempt) []*attempt {
 	for _, a := range pe.addresses {
 		switch {
 		case !a.asks(now):
-		case a.dead && now.Sub(a.last) > forgetAfter:
-			pe.unprove(a, now)
+		case a.dead && now.Sub(a.last) > forgetAfter && !p.allowed(Candidate{Addr: a.addr, Source: a.source}):
+			p.counters.RefusedAddress++
+			a.due = now.Add(pe.interval(a, now))
 		default:
 			p.counters.Proven++
 			at := p.begin(&attempt{peer: pe, at: a, size: probeSize}, now)
@@ -436,18 +459,26 @@ func (p *Prover) schedule(pe *peer, now time.Time) {
 	p.table.set(pe)
 }
 
-// untilNext is the time until a peer wants attention.
-func (p *Prover) untilNext(now time.Time) time.Duration {
+// wakes is when something wants attention; the zero time: nothing does.
+func (p *Prover) wakes() time.Time {
 	if pe, ok := p.table.first(); ok {
-		return min(pe.wakes.Sub(now), idleRound)
+		return earliestSet(pe.wakes, p.sweep.due)
+	}
+	return p.sweep.due
+}
+
+// untilNext is the time until something wants attention.
+func (p *Prover) untilNext(now time.Time) time.Duration {
+	if wakes := p.wakes(); !wakes.IsZero() {
+		return min(wakes.Sub(now), idleRound)
 	}
 	return idleRound
 }
 
 // pokeIfEarlier makes Run look at once if it would be late otherwise.
 func (p *Prover) pokeIfEarlier() {
-	pe, ok := p.table.first()
-	if ok && pe.wakes.Before(p.planned) || len(p.events) > 0 || p.joined {
+	wakes := p.wakes()
+	if !wakes.IsZero() && wakes.Before(p.planned) || len(p.events) > 0 || p.joined {
 		p.poke()
 	}
 }

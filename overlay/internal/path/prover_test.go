@@ -120,7 +120,7 @@ func TestPathFailsOverThreeSecondsAfterFirstMiss(t *testing.T) {
 				}
 				n.setDark("198.51.100.1", true)
 				dark := time.Now()
-				limit := pathInterval + 3100*time.Millisecond
+				limit := pathLeast + 3100*time.Millisecond
 				if kicked {
 					limit = 3100 * time.Millisecond
 					a.prover.Kick(b.id)
@@ -172,30 +172,34 @@ func TestDeadPeerDoesNotFlap(t *testing.T) {
 	})
 }
 
+// At most three probes a second from a whole mesh, and one after two days.
 func TestSilentAddressIsAskedLessAndLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		const known = 100
 		n := newNetwork(t)
 		a := n.add(1, Config{}, "192.0.2.1:51820")
 		b := n.add(2, Config{}, "198.51.100.1:51820")
 		n.run(a)
+		a.strangers(known - 1)
 		a.knows(b)
 		pass(time.Minute)
 		n.mu.Lock()
 		delete(n.hosts, b.addrs[0]) // somebody else's now; datagrams arrive all the same
 		n.mu.Unlock()
-		pass(10 * time.Second)
+		pass(20 * time.Second)
 		for _, tt := range []struct {
-			during time.Duration
-			most   int
+			during      time.Duration
+			least, most int
 		}{
-			{9 * time.Minute, 9 * 60 / 4},
-			{50 * time.Minute, 50*2 + 60},
-			{5 * time.Minute, 12},
-			{10 * time.Hour, 61},
+			{time.Minute, 4, 12},
+			{58 * time.Minute, 58 * 2, 58*2*11/10 + 8},
+			{46 * time.Hour, 46 * 120, 46 * 120 * 11 / 10},
+			{time.Hour, 0, 130}, // when the two days end
+			{10 * time.Hour, 10 * 30, 10 * 30 * 11 / 10},
 		} {
 			got := n.arrivals("198.51.100.1", tt.during)
-			if got.probes > tt.most || got.probes == 0 && tt.during > 10*time.Minute {
-				t.Errorf("%d probes in %v, want 1 to %d", got.probes, tt.during, tt.most)
+			if got.probes > tt.most || got.probes < tt.least {
+				t.Errorf("%d probes in %v, want %d to %d", got.probes, tt.during, tt.least, tt.most)
 			}
 		}
 	})
@@ -813,4 +817,4 @@ func TestRunRestsWhenNothingIsDue(t *testing.T) {
 	})
 }
 
-const pathSeconds = uint64(pathInterval / time.Second)
+const pathSeconds = uint64(pathLeast / time.Second)

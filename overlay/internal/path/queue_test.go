@@ -3,6 +3,7 @@ package path
 import (
 	"cmp"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -57,6 +58,14 @@ func TestSameEventsGiveSameProbes(t *testing.T) {
 			hosts := n.group(1, 12)
 			n.sends = func(from *host, to trust.GatewayID, addr string) {
 				all = append(all, probe{from.id, to, addr, time.Since(start)})
+			}
+			// No two datagrams arrive at one moment: their order would be up to
+			// the scheduler.
+			n.behind = time.Nanosecond
+			for i, x := range hosts {
+				for j, y := range hosts {
+					n.delay[[2]netip.Addr{x.addrs[0].Addr(), y.addrs[0].Addr()}] = 5*time.Millisecond + time.Duration(i*len(hosts)+j)*time.Microsecond
+				}
 			}
 			acquaint(hosts)
 			n.run(hosts...)

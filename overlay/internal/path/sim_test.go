@@ -20,8 +20,10 @@ type network struct {
 	hosts    map[netip.AddrPort]*host
 	delay    map[[2]netip.Addr]time.Duration // one way
 	dark     map[netip.Addr]bool
+	side     func(netip.Addr) int               // partitions do not hear each other; nil: none
 	loses    func(from, to netip.AddrPort) bool // nil: nothing
 	tooLong  func(size int) bool                // nil: never
+	behind   time.Duration                      // by how much probes are slower than replies
 	sends    func(from *host, to trust.GatewayID, addr string)
 	received map[netip.Addr][]arrival
 }
@@ -147,10 +149,13 @@ func (n *network) setDark(a string, dark bool) {
 	n.dark[netip.MustParseAddr(a)] = dark
 }
 
-// carry calls f at the other end if the datagram gets there.
-func (n *network) carry(from, to netip.AddrPort, size int, f func(*host)) {
+// carry calls f at the other end if the datagram gets there, late by as much.
+func (n *network) carry(from, to netip.AddrPort, size int, late time.Duration, f func(*host)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.side != nil && n.side(from.Addr()) != n.side(to.Addr()) {
+		return
+	}
 	if n.dark[from.Addr()] || n.dark[to.Addr()] || (n.loses != nil && n.loses(from, to)) || (n.tooLong != nil && n.tooLong(size)) {
 		return
 	}
@@ -158,7 +163,7 @@ func (n *network) carry(from, to netip.AddrPort, size int, f func(*host)) {
 	if !ok {
 		d = 5 * time.Millisecond
 	}
-	time.AfterFunc(d, func() { n.arrive(from, to, size, f) })
+	time.AfterFunc(d+late, func() { n.arrive(from, to, size, f) })
 }
 
 func (n *network) arrive(from, to netip.AddrPort, size int, f func(*host)) {
@@ -188,12 +193,13 @@ func (h *host) SendProbe(peer trust.GatewayID, to netip.AddrPort, challenge [16]
 		h.nat.opened[to] = time.Now()
 		h.net.mu.Unlock()
 	}
-	h.net.carry(from, to, size, func(other *host) {
+	h.net.carry(from, to, size, h.net.behind, func(other *host) {
 		if other.id != peer {
 			return // the key of the pair does not fit
 		}
+		other.prover.Heard(h.id)
 		r := reply{from: to, peer: other.id, challenge: challenge, boot: other.start(), observed: from}
-		h.net.carry(to, from, probeSize, func(*host) {
+		h.net.carry(to, from, probeSize, 0, func(*host) {
 			h.mu.Lock()
 			h.replies = append(h.replies, r)
 			h.mu.Unlock()
