@@ -269,10 +269,10 @@ func TestRestartOnBothSidesIsSettledSoon(t *testing.T) {
 func TestEveryRestartOfAPeerCounts(t *testing.T) {
 	h := newHub()
 	a, b := newStation(t, h, 1, nil), newStation(t, h, 2, nil)
+	a.dev.sessions.first, a.dev.sessions.second = time.Hour, time.Hour // no retry helps
 	know(t, a, b)
 	send(t, a, b)
 	last := a.dev.Stats()[publicKey(2)].LastHandshake
-	a.dev.sessions.first, a.dev.sessions.second = time.Hour, time.Hour // no retry helps
 	for range 3 {
 		closeDevice(t, b.dev)
 		b = newStation(t, h, 2, nil)

@@ -28,7 +28,7 @@ type sessions struct {
 	own  trust.ExchangeKey
 	wake chan struct{} // capacity 1
 	// How long to wait for a handshake, on the side with the smaller key and
-	// on the other; not changed once something was wanted.
+	// on the other; not changed once there are peers.
 	first, second time.Duration
 
 	mu     sync.Mutex                 // guards the two below
