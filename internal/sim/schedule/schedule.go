@@ -146,15 +146,17 @@ func (m maker) between(a, b time.Duration) Moment {
 	return Moment((a + time.Duration(m.Int64N(int64(b-a)+1))).Round(time.Millisecond))
 }
 
-// length draws how long a fault lasts: mostly 10 s to 2 min, now and then up
-// to an hour, hardly ever up to a day.
+// length draws how long a fault lasts: mostly 10 s to a minute, now and then
+// up to five, seldom up to an hour or a day.
 func (m maker) length() Moment {
-	limit := 2 * time.Minute
-	switch n := m.IntN(400); {
+	limit := time.Minute
+	switch n := m.IntN(2000); {
 	case n == 0:
 		limit = 24 * time.Hour
-	case n < 16:
-		limit = time.Hour / 4
+	case n < 10:
+		limit = time.Hour
+	case n < 200:
+		limit = 5 * time.Minute
 	}
 	return m.between(10*time.Second, min(limit, m.o.Longest))
 }
@@ -187,7 +189,7 @@ func (m maker) badLink(from Link) *Link {
 // fill adds events: three to eight of them, some at the same time, then calm.
 func (m maker) fill(s *Schedule) {
 	at := time.Duration(0)
-	rounds := 1 + m.IntN(3)
+	rounds := 1 + m.IntN(2)
 	for range rounds {
 		end := at
 		for range 1 + m.IntN(4) {
