@@ -18,7 +18,7 @@
 // # How to use it
 //
 // Fill a [Config] and call [Open]. Inner packets pass through the [Device]
-// of the Config: a TUN, a network stack in the process, or a channel. Open
+// of the Config: a TUN ([OpenTUN]), a network stack in the process, or a channel. Open
 // binds the local socket and returns; the peer may come later, go away and
 // come back. [Endpoint.Status] says what is going on, [Endpoint.Changes]
 // wakes a watcher, [Endpoint.Close] ends it.
