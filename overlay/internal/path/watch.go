@@ -26,10 +26,14 @@ type watch struct {
 
 // Watched paths. docs/decisions/0004-path-probes.md has the arithmetic.
 const (
-	// watchedLeast and watchedShare give the pause between probes of a watched
-	// path: watchedLeast, or watchedShare for each known peer, so that a
+	// watchedLeast and the others give the pause between probes of a watched
+	// path: watchedLeast; watchedCost for each watched path, so that who watches
+	// sends 100 probes a second, but not more than watchedMost, because within a
+	// second is the promise; watchedShare for each known peer, so that a
 	// gateway that everybody watches hears at most 400 probes a second.
 	watchedLeast = 250 * time.Millisecond
+	watchedMost  = 500 * time.Millisecond
+	watchedCost  = 10 * time.Millisecond
 	watchedShare = 2500 * time.Microsecond
 
 	// watchedMissAfter and watchedGap are missAfter and burstGap of such a path:
@@ -110,5 +114,6 @@ func (p *Prover) Watch(peers []trust.GatewayID) {
 
 // watchedInterval is the pause between probes of a watched path.
 func (p *Prover) watchedInterval() time.Duration {
-	return max(watchedLeast, time.Duration(len(p.peers))*watchedShare)
+	cost := min(time.Duration(len(p.watched))*watchedCost, watchedMost)
+	return max(watchedLeast, cost, time.Duration(len(p.peers))*watchedShare)
 }

@@ -279,6 +279,28 @@ func TestGatewayThatEverybodyWatchesHearsABoundedRate(t *testing.T) {
 	}
 }
 
+func TestWhoWatchesManySendsABoundedRate(t *testing.T) {
+	for watched, want := range map[int]float64{10: 40, 40: 100, 100: 200} {
+		t.Run(fmt.Sprint(watched), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t)
+				hosts := n.group(0, watched+1)
+				n.run(hosts[0])
+				for _, h := range hosts[1:] {
+					hosts[0].knows(h)
+				}
+				hosts[0].watches(hosts[1:]...)
+				pass(10 * time.Second)
+				before := probes(hosts)
+				pass(10 * time.Second)
+				if got := float64(probes(hosts)-before) / 10; got > 1.12*want || got < 0.9*want {
+					t.Errorf("%.0f probes/s for %d watched paths, want about %.0f", got, watched, want)
+				}
+			})
+		})
+	}
+}
+
 func TestPathThatIsNoLongerWatchedIsProbedSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
