@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"slices"
@@ -105,11 +106,12 @@ func (m *Mesh) isOwn(addr netip.AddrPort) bool {
 	return addr.Port() == m.port.LocalPort() && slices.Contains(m.host.candidates(), addr.Addr())
 }
 
-// rejoinInterval is how often memberlist is told of gateways that answer
-// probes but are not among its members: it never merges two halves by itself.
+// rejoinInterval is how often memberlist is told of a gateway that answers
+// probes but is not among its members, for it never merges two halves by
+// itself; and how often one that is among them and does not answer is asked.
 const rejoinInterval = 2 * time.Second
 
-// rejoinLoop keeps memberlist's view whole, for ever.
+// rejoinLoop keeps memberlist's view whole, for ever, and ours.
 func (m *Mesh) rejoinLoop(ctx context.Context) error {
 	for {
 		select {
@@ -121,16 +123,27 @@ func (m *Mesh) rejoinLoop(ctx context.Context) error {
 		for _, id := range m.gossip.Members() {
 			members[id] = true
 		}
-		var absent []GatewayID
+		var absent, silent []GatewayID
 		m.mu.Lock()
 		for id, p := range m.peers {
-			if p.alive && !members[id] {
+			switch {
+			case p.alive && !members[id]:
 				absent = append(absent, id)
+			case !p.alive && members[id]:
+				silent = append(silent, id)
 			}
 		}
 		m.mu.Unlock()
+		slices.SortFunc(absent, compareIDs)
+		slices.SortFunc(silent, compareIDs)
 		if len(absent) > 0 {
 			m.gossip.Join([]GatewayID{absent[m.intn(len(absent))]})
 		}
+		if len(silent) > 0 {
+			// Somebody reaches it. A hint that lies costs a probe now and then.
+			m.prover.Kick(silent[m.intn(len(silent))])
+		}
 	}
 }
+
+func compareIDs(a, b GatewayID) int { return bytes.Compare(a[:], b[:]) }

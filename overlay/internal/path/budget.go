@@ -14,7 +14,10 @@ type Budget struct {
 	// there are gaps. Default: five tries within 15 seconds, so that two sides
 	// that learn of each other at different moments still meet.
 	Gaps []time.Duration
-	// Rest is the pause between tries after that. Default 10 minutes.
+	// Rest is the longest pause between tries after that: each is half as long
+	// again as the one before, so that an address which began to answer after a
+	// minute of losses is found within another half. Default 10 minutes, reached
+	// after 15 tries and 25 minutes.
 	Rest time.Duration
 	// KickPause is how long after its last try an address may be tried again
 	// because of Kick, or because the path died. Default 10 seconds.
@@ -43,6 +46,18 @@ func (b Budget) withDefaults() Budget {
 	setDefault(&b.Total, 50)
 	setDefault(&b.TotalBurst, 50)
 	return b
+}
+
+// pause is the time after a number of tries until the next.
+func (b *Budget) pause(tries int) time.Duration {
+	if tries < len(b.Gaps) {
+		return b.Gaps[tries]
+	}
+	pause := b.Gaps[len(b.Gaps)-1]
+	for ; tries >= len(b.Gaps) && pause < b.Rest; tries-- {
+		pause += pause / 2
+	}
+	return min(pause, b.Rest)
 }
 
 func setDefault[T ~int64 | ~float64](field *T, value T) {

@@ -171,10 +171,9 @@ func (a *address) known() bool { return a.source == Proven }
 // tried notes a probe to an unproven address and plans the next.
 func (a *address) tried(now time.Time, b *Budget) {
 	a.lastTry = now
-	pause := b.Rest
+	pause := b.pause(a.tries)
 	switch {
 	case a.tries < len(b.Gaps):
-		pause = b.Gaps[a.tries]
 	case a.known():
 		pause = a.recall(a.spread(knownFactor*a.deadInterval(now)), now)
 	}

@@ -241,14 +241,14 @@ func TestLyingRecordCostsVictimLittle(t *testing.T) {
 		minute, later int // most probes at the victim in the first minute, and in the five after it
 	}{
 		{
-			// Five tries each, then one in ten minutes.
+			// Five tries each, then pauses that grow to ten minutes.
 			"one address", func(int) []Candidate { return eight(0)[:1] }, false,
-			gateways * 5, 0,
+			gateways * 7, gateways * 4,
 		},
 		{
 			// Eight times as much, slowed by the limit per destination.
 			"eight ports", func(int) []Candidate { return eight(0) }, false,
-			gateways * 40, 0,
+			gateways * 56, gateways * 32,
 		},
 		{
 			// New addresses in every second: bounded by what one peer may cause.
@@ -723,7 +723,7 @@ func TestKickAsksProvenAddressesAtOnceAndOthersSeldom(t *testing.T) {
 		n.setDark("198.51.100.2", true)
 		n.run(a)
 		a.knows(b)
-		pass(time.Minute)
+		pass(70 * time.Second) // its tries are 37 s apart by now
 		n.setDark("198.51.100.2", false)
 		before := a.prover.Counters()
 		for range 9 {
