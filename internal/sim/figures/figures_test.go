@@ -115,6 +115,17 @@ func TestMissesComeLastAndAreLowerBounds(t *testing.T) {
 	}
 }
 
+func TestIdleTrafficComesFromAllScenarios(t *testing.T) {
+	figures := slices.Concat(some(Planetmesh, Join, 25, time.Second), some(Planetmesh, Heal, 25, time.Second), some(Planetmesh, Idle, 25, 0))
+	figures[0].Idle, figures[1].Idle, figures[2].Idle = 30, 0, 10
+	if table, want := scenarioTable(figures, Idle), "| 25 | planetmesh | 2 | 20 |"; !strings.Contains(table, want) {
+		t.Errorf("got %s\nwant in it %s", table, want)
+	}
+	if n := len(pick(figures, Join, Planetmesh, 25)); n != 1 {
+		t.Errorf("got %d figures of a join, want 1", n)
+	}
+}
+
 func TestGoalsAreMetMissedOrNotMeasured(t *testing.T) {
 	figures := slices.Concat(
 		some(Planetmesh, MassStart, 64, time.Second, 10*time.Second),
@@ -261,7 +272,7 @@ func checkSVG(t *testing.T, path string) {
 			paths++
 		}
 	}
-	if paths < 2*len(panels)*len(simulated) || !bytes.Contains(b, []byte("bytes per gateway per second")) {
+	if paths < 2*len(panels)*len(simulated) || !bytes.Contains(b, []byte("B/s per gateway")) {
 		t.Errorf("%d paths in the plot, or no label", paths)
 	}
 }

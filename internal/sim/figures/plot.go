@@ -23,7 +23,7 @@ var panels = []Scenario{MassStart, Join, Heal, CrashViews, Idle}
 // Size of one panel of the plot.
 const (
 	panelWidth  = 2.1 * vg.Inch
-	panelHeight = 2.2 * vg.Inch
+	panelHeight = 2.3 * vg.Inch
 )
 
 // Plot writes an SVG file: for each scenario the time (above) and the bytes
@@ -48,7 +48,7 @@ func Plot(path string, figures []Figure) error {
 		}
 		grid[0], grid[1] = append(grid[0], above), append(grid[1], below)
 	}
-	grid[0][0].Y.Label.Text, grid[1][0].Y.Label.Text = "s", "bytes per gateway per second"
+	grid[0][0].Y.Label.Text, grid[1][0].Y.Label.Text = "s", "B/s per gateway"
 	for _, line := range grid {
 		sameScale(line)
 	}
@@ -200,7 +200,7 @@ func legend() *plot.Plot {
 		p.Legend.Add(string(system), l)
 	}
 	above := &plotter.Scatter{GlyphStyle: draw.GlyphStyle{Color: color.Black, Shape: draw.TriangleGlyph{}, Radius: vg.Points(4)}}
-	p.Legend.Add("median above the limit", above)
+	p.Legend.Add("median > limit", above)
 	return p
 }
 

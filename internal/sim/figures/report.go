@@ -154,7 +154,7 @@ func scenarioTable(figures []Figure, s Scenario) string {
 	}
 	columns := []string{"gateways", "system", "seeds", "p50", "p99", "max", "not reached", "idle B/s", "during B/s"}
 	if s == Idle {
-		columns = []string{"gateways", "system", "seeds", "idle B/s"}
+		columns = []string{"gateways", "system", "runs", "idle B/s"}
 	}
 	return "\n" + strings.ToUpper(title(s)[:1]) + title(s)[1:] + ":\n" + heading(columns...) + rows.String()
 }
@@ -197,7 +197,7 @@ func title(s Scenario) string {
 	case CrashRoutes:
 		return "crash of 10 %, routes with a standby"
 	}
-	return "nothing"
+	return "nothing happens, in the runs of all scenarios"
 }
 
 // none stands where there is no value.
@@ -248,10 +248,16 @@ func rate(v float64) string {
 	return strconv.FormatFloat(v, 'f', 0, 64)
 }
 
+// in reports whether a figure says something about a scenario: those of others
+// say something about Idle too, if they measured it before their event.
+func (f Figure) in(s Scenario) bool {
+	return f.Scenario == s || s == Idle && f.Idle > 0
+}
+
 // pick returns the figures of one kind.
 func pick(figures []Figure, s Scenario, system System, n int) []Figure {
 	return slices.DeleteFunc(slices.Clone(figures), func(f Figure) bool {
-		return f.Scenario != s || f.System != system || f.N != n
+		return !f.in(s) || f.System != system || f.N != n
 	})
 }
 
@@ -259,7 +265,7 @@ func pick(figures []Figure, s Scenario, system System, n int) []Figure {
 func sizes(figures []Figure, s Scenario) []int {
 	var out []int
 	for _, f := range figures {
-		if f.Scenario == s {
+		if f.in(s) {
 			out = append(out, f.N)
 		}
 	}
