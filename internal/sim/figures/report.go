@@ -76,7 +76,7 @@ func WriteReal(doc string, figures []Figure, o Options) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Command: `%s`, %s. Machine: %s.\n", o.Command, o.Day.Format(time.DateOnly), o.Machine)
 	b.WriteString(heading("what happens", "gateways", "system", "runs", "median", "smallest to largest", "not reached", "idle B/s", "during B/s"))
-	for _, s := range scenarios {
+	for _, s := range scenarios[:len(scenarios)-1] { // Idle is a column
 		for _, n := range sizes(figures, s) {
 			for _, system := range []System{Real, Model} {
 				sum := Summarise(pick(figures, s, system, n))
