@@ -128,7 +128,11 @@ func (p *player) massStart() {
 func (p *player) play() {
 	p.start = time.Now()
 	for _, e := range p.s.Events {
-		p.at(e.At, func() { p.begin(e) })
+		at := e.At
+		if e.Kind == schedule.Calm {
+			at++ // after what ends at that moment
+		}
+		p.at(at, func() { p.begin(e) })
 	}
 	for len(p.todo) > 0 {
 		next := p.todo[0]
