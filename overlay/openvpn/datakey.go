@@ -250,9 +250,6 @@ func (c *tlsChannel) activate(s *session, k *key, state *tls.ConnectionState, op
 		return errSuperseded
 	}
 	k.born = now
-	if s == c.active && !s.switchAt.IsZero() {
-		s.switchLocked(c) // what sends until now is about to be forgotten
-	}
 	if s.old != nil {
 		s.old.closeLocked()
 	}

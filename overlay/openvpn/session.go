@@ -50,6 +50,7 @@ type key struct {
 	out    []byte    // stream to the peer that is not in messages
 	closed bool
 	reason error // why it was closed, if that is worth telling
+	behind bool  // TLS has read something that it may not have acted on
 
 	data *dataKey
 	born time.Time // when the data key was made
@@ -119,8 +120,12 @@ func (s *session) handle(c *tlsChannel, p *controlPacket, now time.Time) (news b
 	return news || fresh, nil
 }
 
-// renegotiate begins the next key with our soft reset.
+// renegotiate begins the next key with our soft reset. A real peer now forgets
+// the key before the current one.
 func (s *session) renegotiate(c *tlsChannel, now time.Time) {
+	if !s.switchAt.IsZero() {
+		s.switchLocked(c)
+	}
 	s.negotiating = s.newKey(c, s.nextKeyID(), now)
 	s.negotiating.rel.push(opSoftReset, nil, now)
 }
@@ -136,13 +141,16 @@ func (s *session) tickLocked(c *tlsChannel, now time.Time) time.Time {
 	if s.old != nil && now.Sub(s.primary.born) > oldKeyLife {
 		s.retireOld(c)
 	}
-	if !s.switchAt.IsZero() && !now.Before(s.switchAt) {
+	if !s.switchAt.IsZero() && !now.Before(s.switchAt) && s.primary.settled() {
 		s.switchLocked(c)
 	}
 	if s.negotiating == nil && (!s.renegAt.IsZero() && !now.Before(s.renegAt) || s.primary.data.worn()) {
 		s.renegotiate(c, now)
 	}
-	next := earlier(s.switchAt, now.Add(s.primary.data.checkAgain()))
+	next := now.Add(s.primary.data.checkAgain())
+	if now.Before(s.switchAt) {
+		next = earlier(next, s.switchAt)
+	} // otherwise it waits for the peer, whose next packet brings us here
 	if s.negotiating == nil {
 		next = earlier(next, s.renegAt)
 	}
@@ -226,15 +234,25 @@ func (k *key) pumpLocked(c *tlsChannel, s *session, now time.Time) {
 	}
 	for _, m := range k.rel.takeDue(now) {
 		p := controlPacket{op: m.op, id: m.id, payload: m.payload}
-		if s.bound {
+		if s.bound && k.caughtUp() {
 			p.acks = k.rel.takeAcks(acksPerMessage)
 		}
 		k.emit(c, s, p)
 	}
-	for s.bound && len(k.rel.unacked) > 0 {
+	for s.bound && k.caughtUp() && len(k.rel.unacked) > 0 {
 		k.emit(c, s, controlPacket{op: opAck, acks: k.rel.takeAcks(maxAcks)})
 	}
 }
+
+// caughtUp reports whether TLS has acted on all of the peer's stream, so that it
+// may be acknowledged: a real peer sends under the new key as soon as its last
+// message is, and by then we must be able to receive.
+func (k *key) caughtUp() bool { return len(k.in) == 0 && !k.behind }
+
+// settled reports whether both sides can receive under this key. The peer can
+// when it has all our messages; as server it also waits for the acknowledgement
+// of its last one, which then is on its way before our first packet.
+func (k *key) settled() bool { return k.rel.idle() && len(k.rel.unacked) == 0 }
 
 func (k *key) closeLocked() {
 	k.closed = true
@@ -252,13 +270,21 @@ func (k *key) Read(b []byte) (int, error) {
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
 	for len(k.in) == 0 && !k.closed {
+		if k.behind {
+			k.behind = false
+			k.c.pumpLocked(time.Now())
+			k.c.unlockAndSend()
+			k.c.l.kick()
+			k.c.mu.Lock()
+			continue
+		}
 		k.cond.Wait()
 	}
 	if k.closed {
 		return 0, net.ErrClosed
 	}
 	n := copy(b, k.in)
-	k.in = k.in[n:]
+	k.in, k.behind = k.in[n:], true
 	return n, nil
 }
 
@@ -270,6 +296,7 @@ func (k *key) Write(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	k.out = append(k.out, b...)
+	k.behind = k.behind && len(k.in) > 0 // what TLS writes answers what it has read
 	k.c.pumpLocked(time.Now())
 	k.c.unlockAndSend()
 	k.c.l.kick()

@@ -6,9 +6,11 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/big"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -174,12 +176,62 @@ func TestRenegotiationLosesNoPacketAndKeyIDsComeRound(t *testing.T) {
 	}
 }
 
+// A real peer sends under a new key as soon as its last control message is
+// acknowledged, so that acknowledgement must not leave before we can receive.
+func TestLastMessageIsAcknowledgedWhenTheKeyIsInstalled(t *testing.T) {
+	for _, role := range []Role{TLSClient, TLSServer} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMemNet()
+			c, s := tlsPair(t, m)
+			c.TLS.protoMask, c.TLS.RenegInterval = protoDynWrap, 10*time.Second
+			ours := map[Role]Config{TLSClient: c, TLSServer: s}[role]
+			ec, es := mustOpen(t, c), mustOpen(t, s)
+			e := map[Role]*Endpoint{TLSClient: ec, TLSServer: es}[role]
+			mustPassBoth(t, c, s)
+			var mu sync.Mutex
+			first := map[uint8]map[uint32]bool{} // by key and message: could we receive when it was first acknowledged
+			m.setDeliver(func(from, _ netip.AddrPort, p []byte) [][]byte {
+				mu.Lock()
+				defer mu.Unlock()
+				op, id := p[0]>>3, p[0]&maxKeyID
+				if from != ours.Local || op == opDataV1 || op == opDataV2 || id == 0 {
+					return [][]byte{p}
+				}
+				packet, err := parseControl(p[0], sessionID(p[1:controlHeader]), p[controlHeader:])
+				if err != nil {
+					t.Errorf("our packet %x: %v", p, err)
+				}
+				if first[id] == nil {
+					first[id] = map[uint32]bool{}
+				}
+				for _, n := range packet.acks {
+					if _, again := first[id][n]; !again {
+						first[id][n] = e.link.Load().ch.(*tlsChannel).data.get(id) != nil
+					}
+				}
+				return [][]byte{p}
+			})
+			time.Sleep(65 * time.Second)
+			mu.Lock()
+			defer mu.Unlock()
+			if len(first) < 5 {
+				t.Errorf("%d renegotiations", len(first))
+			}
+			for id, messages := range first {
+				if last := slices.Max(slices.Collect(maps.Keys(messages))); last < 2 || !messages[last] {
+					t.Errorf("%s: message %d of key %d was acknowledged without a key to receive with", role, last, id)
+				}
+			}
+		})
+	}
+}
+
 func TestKeyInUseIsNotForgottenByQuickRenegotiations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := tlsPair(t, newMemNet())
-		c.TLS.RenegInterval, c.Ping = 2*time.Second, -1 // quick and silent
+		c.TLS.RenegInterval, c.Ping = 1500*time.Millisecond, -1 // quick and silent
 		mustOpen(t, c)
-		mustOpen(t, s) // would send with an old key for 5 s
+		mustOpen(t, s) // would send with an old key for 2 s
 		mustPass(t, deviceOf(s), deviceOf(c), 100)
 		for len(deviceOf(c).out) > 0 {
 			<-deviceOf(c).out

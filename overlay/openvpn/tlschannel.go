@@ -65,8 +65,9 @@ const (
 	smallBlockLimit = 64 << 20
 	// oldKeyLife is how long an old key is good for receiving (tran-window).
 	oldKeyLife = time.Hour
-	// switchAfter is how long after a renegotiation the old key sends at most.
-	switchAfter = 5 * time.Second
+	// switchAfter is how long after a renegotiation the old key sends, if the peer
+	// does not use the new one before. Real peers may need a second to install it.
+	switchAfter = 2 * time.Second
 )
 
 func newTLSChannel(l *link) (*tlsChannel, error) {
