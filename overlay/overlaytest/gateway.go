@@ -87,6 +87,9 @@ func (g *Gateway) Start() error {
 	}
 	g.lied = false
 	w.law.started(g)
+	if w.options.Carrier != Nothing {
+		hooks.Device = g.openDevice
+	}
 	m, err := overlay.Open(seam.NewContext(w.t.Context(), hooks), g.config())
 	if err != nil {
 		return fmt.Errorf("start %s: %w", g.Name, err)

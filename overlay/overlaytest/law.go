@@ -11,6 +11,7 @@ import (
 	"github.com/planetmesh/planetmesh/overlay/internal/engine"
 	"github.com/planetmesh/planetmesh/overlay/internal/record"
 	"github.com/planetmesh/planetmesh/overlay/internal/trust"
+	"github.com/planetmesh/planetmesh/overlay/internal/wgdev"
 )
 
 // Fault is something that a gateway did and must not do.
@@ -63,6 +64,7 @@ type law struct {
 	newest  []map[string]uint64                // by observer and name of a gateway: the highest generation
 	routes  []map[netip.Prefix]string          // by observer: site
 	altered map[string]bool                    // sites that changed what they announce
+	taps    []*wgdev.Tap                       // by index: interfaces of the data path
 	corrupt []bool                             // by index: lies, or has lied since its start
 	ids     []trust.GatewayID                  // every identity that ever ran, in that order
 }
@@ -74,6 +76,7 @@ func newLaw(w *World) *law {
 		orders: make([]map[trust.GatewayID]record.Order, n), newest: make([]map[string]uint64, n),
 		routes: make([]map[netip.Prefix]string, n), altered: make(map[string]bool),
 		owners: make(map[trust.GatewayID]*Gateway), corrupt: make([]bool, n),
+		taps: make([]*wgdev.Tap, n),
 	}
 	for i := range n {
 		l.good[i], l.since[i] = make([]bool, n), make([]time.Time, n)

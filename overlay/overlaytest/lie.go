@@ -25,7 +25,7 @@ const (
 	LieGarbage    Lie = "garbage"    // sends malformed packets and streams
 	LieOversize   Lie = "oversize"   // sends messages that promise or have too many bytes
 	LieDrip       Lie = "drip"       // opens streams and sends a byte a second
-	LieFlood      Lie = "flood"      // signs a new record twenty times a second and sends each to everybody
+	LieFlood      Lie = "flood"      // signs a new record ten times a second and sends each to everybody
 	LieSteal      Lie = "steal"      // announces prefixes of others
 	LieEquivocate Lie = "equivocate" // tells each half of the mesh another record of the same order
 )
@@ -145,7 +145,7 @@ type liar struct {
 // pace is the time between two lies.
 var pace = map[Lie]time.Duration{
 	LieDeath: 200 * time.Millisecond, LieReplay: 200 * time.Millisecond, LieGarbage: 100 * time.Millisecond,
-	LieOversize: time.Second, LieDrip: time.Second, LieFlood: 50 * time.Millisecond, LieSteal: time.Second, LieEquivocate: 5 * time.Second,
+	LieOversize: time.Second, LieDrip: time.Second, LieFlood: 100 * time.Millisecond, LieSteal: time.Second, LieEquivocate: 5 * time.Second,
 }
 
 func (l *liar) run(ctx context.Context, kind Lie) {

@@ -67,6 +67,7 @@ type World struct {
 	gateways []*Gateway
 	law      *law
 	gossip   rumours
+	traffic  *traffic
 	closing  sync.WaitGroup // meshes that crashed
 	founded  time.Time
 }
@@ -87,10 +88,15 @@ func NewWorld(t testing.TB, o WorldOptions) *World {
 		t: t, options: o, network: NewNetwork(o.Network), founded: time.Now(),
 		random: rand.New(rand.NewPCG(o.Seed, 1)), //nolint:gosec // repeatable on purpose
 	}
-	w.law = newLaw(w)
+	w.law, w.traffic = newLaw(w), newTraffic(w)
 	w.gossip.random = rand.New(rand.NewPCG(o.Seed, 2)) //nolint:gosec // repeatable on purpose
 	for i := range o.Gateways {
 		w.gateways = append(w.gateways, w.newGateway(i))
+	}
+	if o.Carrier == Nothing {
+		close(w.traffic.done)
+	} else {
+		go w.traffic.run() // until wait
 	}
 	first := w.gateways[0]
 	request := overlay.InitRequest{Mesh: "world", Site: first.Site, Gateway: first.Name, Prefixes: first.Prefixes}
@@ -265,12 +271,9 @@ func (w *World) MustConverge(limit time.Duration) time.Duration {
 // test for every fault.
 func (w *World) Close() {
 	w.t.Helper()
-	for _, g := range w.gateways {
-		if err := g.Stop(); err != nil {
-			w.t.Errorf("close %s: %v", g.Name, err)
-		}
+	for _, err := range w.Stop() {
+		w.t.Error(err)
 	}
-	w.Wait()
 	for _, f := range w.Faults() {
 		w.t.Error(f)
 	}
@@ -294,8 +297,24 @@ func (w *World) enrol(g *Gateway, request overlay.TicketRequest) error {
 	return nil
 }
 
-// Wait waits until nothing of the gateways runs that were stopped or crashed.
-func (w *World) Wait() {
+// Stop stops every gateway and waits until nothing of them runs, as Close, but
+// leaves faults alone. It returns what went wrong.
+func (w *World) Stop() []error {
+	var errs []error
+	for _, g := range w.gateways {
+		if err := g.Stop(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", g.Name, err))
+		}
+	}
+	w.wait()
+	return errs
+}
+
+// wait waits until nothing of the gateways runs, all of which were stopped or
+// crashed.
+func (w *World) wait() {
+	close(w.traffic.stop)
+	<-w.traffic.done
 	w.closing.Wait()
 	time.Sleep(linger) // virtual
 }

@@ -78,3 +78,27 @@ func TestHostileMemberlistDelaysViewsOnly(t *testing.T) {
 		})
 	}
 }
+
+func TestDataFlowsOverModelAndWireGuard(t *testing.T) {
+	for _, c := range []Carrier{Model, WireGuard} {
+		t.Run(string(c), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := NewWorld(t, WorldOptions{Gateways: 5, Pairs: 1, Carrier: c, Network: wide})
+				defer w.Close()
+				w.StartAll()
+				w.MustConverge(time.Minute)
+				time.Sleep(10 * time.Second)
+				before := w.Arrived()
+				time.Sleep(10 * time.Second)
+				if got := w.Arrived() - before; got < 60 {
+					t.Errorf("%d packets arrived in 10 s, want nearly 10 for each of 5 gateways, twice", got)
+				}
+				w.Gateway(2).Crash()
+				time.Sleep(time.Minute)
+				w.StartAll()
+				w.MustConverge(time.Minute)
+				time.Sleep(time.Minute) // rules watch
+			})
+		})
+	}
+}

@@ -19,10 +19,11 @@ import (
 type Result struct {
 	Seed      uint64          `json:"seed"`
 	Gateways  int             `json:"gateways"`
-	Broken    []string        `json:"broken,omitempty"` // one line for each broken rule; none: all held
-	Virtual   schedule.Moment `json:"virtual"`          // how long the run was
-	MassStart schedule.Moment `json:"massStart"`        // until all views were equal for the first time
-	Calm      schedule.Moment `json:"calm"`             // the longest time until views were equal again after the last fault of a round
+	Broken    []string        `json:"broken,omitempty"`  // one line for each broken rule; none: all held
+	Virtual   schedule.Moment `json:"virtual"`           // how long the run was
+	MassStart schedule.Moment `json:"massStart"`         // until all views were equal for the first time
+	Calm      schedule.Moment `json:"calm"`              // the longest time until views were equal again after the last fault of a round
+	Arrived   int             `json:"arrived,omitempty"` // packets of the data path, with a carrier
 	Packets   uint64          `json:"packets"`
 	Bytes     uint64          `json:"bytes"`
 	Heap      uint64          `json:"heap"`       // the most bytes in use per gateway, after collections
@@ -81,6 +82,7 @@ func Run(t testing.TB, s schedule.Schedule, log func(gateway string) *slog.Logge
 	}
 	stats := p.w.Network().Stats()
 	p.result.Packets, p.result.Bytes = stats.Packets, stats.Bytes
+	p.result.Arrived = p.w.Arrived()
 	p.result.Digest = fmt.Sprintf("%016x", p.w.Network().Digest())
 	p.result.Virtual = schedule.Moment(time.Since(begin))
 	for _, f := range p.w.Faults() {
@@ -92,12 +94,9 @@ func Run(t testing.TB, s schedule.Schedule, log func(gateway string) *slog.Logge
 
 // close ends the world without making its faults those of the test: they are the result.
 func (p *player) close() {
-	for _, g := range p.w.Gateways() {
-		if err := g.Stop(); err != nil {
-			p.broken(fmt.Sprintf("close %s: %v", g.Name, err))
-		}
+	for _, err := range p.w.Stop() {
+		p.broken(err.Error())
 	}
-	p.w.Wait()
 }
 
 func link(l schedule.Link) overlaytest.Link {

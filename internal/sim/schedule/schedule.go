@@ -126,6 +126,12 @@ func New(seed uint64, o Options) Schedule {
 	if m.chance(3) {
 		s.Stagger = m.between(time.Millisecond, 500*time.Millisecond)
 	}
+	switch {
+	case o.Gateways <= 8:
+		s.Carrier = "wireguard"
+	case m.chance(2):
+		s.Carrier = "model"
+	}
 	m.fill(&s)
 	return s
 }
