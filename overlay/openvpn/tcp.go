@@ -17,6 +17,7 @@ import (
 // a few are candidates that have not yet sent an authentic packet.
 type tcpTransport struct {
 	listener net.Listener // nil when connecting
+	own      netip.AddrPort // the address in use
 	remote   netip.AddrPort
 	max      int
 
@@ -46,7 +47,7 @@ func listenTCP(ctx context.Context, c *Config, remote netip.AddrPort) (transport
 	if err != nil {
 		return nil, fmt.Errorf("listen on tcp %s: %w", hostOf(c.Local), err)
 	}
-	return &tcpTransport{listener: l, remote: remote, max: c.maxPacket(), lost: make(chan struct{})}, nil
+	return &tcpTransport{listener: l, own: addrPortOf(l.Addr()), remote: remote, max: c.maxPacket(), lost: make(chan struct{})}, nil
 }
 
 func connectTCP(ctx context.Context, c *Config, remote netip.AddrPort) (transport, error) {
@@ -58,7 +59,7 @@ func connectTCP(ctx context.Context, c *Config, remote netip.AddrPort) (transpor
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", remote, err)
 	}
-	t := &tcpTransport{remote: remote, max: c.maxPacket(), lost: make(chan struct{})}
+	t := &tcpTransport{own: addrPortOf(conn.LocalAddr()), remote: remote, max: c.maxPacket(), lost: make(chan struct{})}
 	t.active = newStreamConn(conn)
 	return t, nil
 }
@@ -72,12 +73,10 @@ func (t *tcpTransport) peer() path {
 	return path{addr: t.active.remote, conn: t.active}
 }
 
-func (t *tcpTransport) local() netip.AddrPort {
-	if t.listener != nil {
-		return t.listener.Addr().(*net.TCPAddr).AddrPort()
-	}
-	return t.active.conn.LocalAddr().(*net.TCPAddr).AddrPort()
-}
+func (t *tcpTransport) local() netip.AddrPort { return t.own }
+
+// addrPortOf is the address of a socket of ours.
+func addrPortOf(a net.Addr) netip.AddrPort { return a.(*net.TCPAddr).AddrPort() }
 
 func (t *tcpTransport) serve(_ context.Context, newReceiver func() receiver) error {
 	defer t.wg.Wait()

@@ -161,6 +161,36 @@ func TestNewConnectionOfThePeerReplacesAHalfOpenOne(t *testing.T) {
 	}
 }
 
+// A status may be asked for between the end of a connection and the next one.
+func TestLocalAddressIsKnownAfterTheConnectionEnded(t *testing.T) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	tr, err := connectTCP(t.Context(), &Config{MTU: defaultMTU}, addrPortOf(l.Addr()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := conn.RemoteAddr().String()
+	_ = conn.Close()
+	_ = tr.serve(t.Context(), func() receiver { return nopReceiver{} })
+	if got := tr.local().String(); got != want {
+		t.Errorf("local %s, want %s", got, want)
+	}
+}
+
+type nopReceiver struct{}
+
+func (nopReceiver) packet(path, []byte) {}
+func (nopReceiver) drop(Reason)         {}
+func (nopReceiver) flush()              {}
+
 func TestTCPConnectionComesBackAfterEitherSideRestarts(t *testing.T) {
 	a, b := socketPair(t, TCPConnect)
 	ea, err := Open(t.Context(), a)
