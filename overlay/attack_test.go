@@ -181,15 +181,25 @@ func (a *attacker) sign(r record.Record) []byte {
 	return raw
 }
 
-// introduce shows raw as the own record to the gateway at an address.
+// introduce shows raw as the own record to the gateway at an address, and to
+// whoever dials meanwhile. If it is refused, the record before stands again.
 func (a *attacker) introduce(to netip.AddrPort, raw []byte) error {
-	a.mu.Lock()
-	a.intro = raw
-	a.mu.Unlock()
+	before := a.show(raw)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	_, err := a.streams.Introduce(ctx, to)
+	if err != nil && before != nil {
+		a.show(before)
+	}
 	return err
+}
+
+// show sets the record that introductions show, and returns the one before.
+func (a *attacker) show(raw []byte) (before []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before, a.intro = a.intro, raw
+	return before
 }
 
 func (a *attacker) mustIntroduce(to netip.AddrPort, raw []byte) {
@@ -572,9 +582,11 @@ func (w *world) mustRefuse(m *attacker, name string, raw []byte) {
 		if err := m.introduce(endpoint(i), raw); !errors.Is(err, stream.ErrRefused) {
 			w.t.Errorf("%s: introduction: got %v, want it refused", name, err)
 		}
-		if got := count(mesh, "introduction.record") + count(mesh, "introduction.identity") - refused; got != 1 {
-			w.t.Errorf("%s: gateway %d counted %d refused introductions, want 1", name, i, got)
+		if got := count(mesh, "introduction.record") + count(mesh, "introduction.identity") - refused; got < 1 {
+			// A gateway that dials the attacker at this moment refuses it as well.
+			w.t.Errorf("%s: gateway %d counted %d refused introductions, want 1 at least", name, i, got)
 		}
+		time.Sleep(time.Second) // virtual: connections that were refused are gone
 	}
 	time.Sleep(20 * time.Second) // virtual: nothing spreads either
 	w.mustLookLike(before)
