@@ -482,8 +482,8 @@ func TestRecordOfAnotherIsNoIntroduction(t *testing.T) {
 			if err := m.introduce(endpoint(i), victim.Raw); !errors.Is(err, stream.ErrRefused) {
 				t.Errorf("gateway %d: got %v, want it refused", i, err)
 			}
-			if got := count(w.meshes[i], "introduction.identity"); got != 1 {
-				t.Errorf("gateway %d counted %d introductions of another, want 1", i, got)
+			if got := count(w.meshes[i], "introduction.identity"); got < 1 { // more if it dials the attacker
+				t.Errorf("gateway %d counted %d introductions of another, want 1 at least", i, got)
 			}
 		}
 		if err := m.introduce(endpoint(1), victim.Raw); !errors.Is(err, stream.ErrRefused) {
