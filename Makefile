@@ -18,7 +18,7 @@ PLATFORMS := linux/arm64 darwin/arm64 windows/amd64
 LINTER   := bin/tools/golangci-lint
 
 .NOTPARALLEL: # two of these at once slow each other down
-.PHONY: check help build test unit race lint tidy-check cross integration e2e openvpn bench sim sim-ci sim-report fuzz cover demo demo-vyos deps clean
+.PHONY: check help build test unit race lint tidy-check cross integration e2e openvpn bench bench-openvpn soak-openvpn sim sim-ci sim-report sim-real fuzz cover demo demo-vyos deps clean
 
 check: build race lint cross tidy-check sim-ci ## what CI runs without privileges (the default)
 
@@ -62,6 +62,13 @@ openvpn: deps ## overlay/openvpn against the distribution's real openvpn; root, 
 bench: deps build ## throughput beside plain WireGuard and OpenVPN, for docs/performance.md; root, minutes
 	.ci/netadmin go run ./internal/bench
 
+bench-openvpn: deps ## our OpenVPN endpoint beside OpenVPN, for docs/performance.md; root, minutes
+	.ci/netadmin go run ./internal/bench -suite endpoint
+
+BYTES ?= 1073741824
+soak-openvpn: deps ## overlay/openvpn beside openvpn under loss and reordering, BYTES (1 GiB) per mode; root, minutes
+	.ci/netadmin go test -tags soak -count=1 -v -timeout 60m -run '^TestSoak$$' ./overlay/openvpn -args -soak.bytes $(BYTES)
+
 SEEDS    ?= 50
 SEED     ?= 0
 GATEWAYS ?= 30
@@ -74,6 +81,9 @@ sim-ci: ## the fifty schedules that CI runs, always other ones
 
 sim-report: ## distributions and growth in virtual time beside plain memberlist, for docs/performance.md; an hour
 	go run ./internal/sim -report docs/performance.md
+
+sim-real: build ## twelve real gateways beside the model of their network, for docs/performance.md; root, minutes
+	.ci/deps ip ping nft && .ci/netadmin go run ./internal/sim/real -doc docs/performance.md
 
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	.ci/fuzz $(FUZZTIME)
