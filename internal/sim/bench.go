@@ -84,7 +84,7 @@ func (b *bench) process(ctx context.Context, test, flag string, input, result an
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	text, err := json.Marshal(input)
 	if err != nil {
 		return "", err

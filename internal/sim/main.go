@@ -104,7 +104,7 @@ func simulate(ctx context.Context, o options, out io.Writer) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	b, err := newBench(ctx, dir, out)
 	if err != nil {
 		return 0, err

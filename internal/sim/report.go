@@ -99,7 +99,7 @@ func measureAll(ctx context.Context, todo []figures.Case, o options, out io.Writ
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	b, err := newBench(ctx, dir, out)
 	if err != nil {
 		return nil, err

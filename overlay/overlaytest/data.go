@@ -9,7 +9,8 @@ import (
 	"github.com/planetmesh/planetmesh/overlay/internal/wgdev"
 )
 
-// RuleData: packets between two gateways arrive while the path between them works.
+// RuleData is the rule that packets between two gateways arrive while the path
+// between them works.
 const RuleData = "data"
 
 // traffic is what the gateways of a World with a Carrier send each other: a
