@@ -145,11 +145,8 @@ func (g *Gateway) Restore() { g.disk.replace(g.backup) }
 func (g *Gateway) Enrol() error {
 	g.disk.replace(nil)
 	g.backup = nil
-	err := g.world.enrol(g, overlay.TicketRequest{Site: g.Site, Gateway: g.Name, Prefixes: g.Prefixes})
-	if err == nil {
-		g.world.law.changed(g)
-	}
-	return err
+	g.world.law.changed(g) // its old self is superseded
+	return g.world.enrol(g)
 }
 
 // SetRoutes changes what the gateway announces, also for later starts; nil

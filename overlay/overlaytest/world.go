@@ -105,7 +105,7 @@ func NewWorld(t testing.TB, o WorldOptions) *World {
 	}
 	first.mustStart()
 	for _, g := range w.gateways[1:] {
-		if err := g.Enrol(); err != nil {
+		if err := w.enrol(g); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -283,8 +283,8 @@ func (w *World) Close() {
 const enrolTimeout = time.Minute
 
 // enrol joins g by a ticket of the first gateway.
-func (w *World) enrol(g *Gateway, request overlay.TicketRequest) error {
-	ticket, err := w.gateways[0].mesh.Ticket(request)
+func (w *World) enrol(g *Gateway) error {
+	ticket, err := w.gateways[0].mesh.Ticket(overlay.TicketRequest{Site: g.Site, Gateway: g.Name, Prefixes: g.Prefixes})
 	if err != nil {
 		return fmt.Errorf("ticket for %s: %w", g.Name, err)
 	}
