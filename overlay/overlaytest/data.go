@@ -93,7 +93,7 @@ func (t *traffic) send(i, j int) {
 	t.mu.Lock()
 	first, waits := t.sent[key]
 	switch {
-	case works == 0 || from.Site == to.Site:
+	case works == 0 || from.Site == to.Site || t.world.paired(from):
 		delete(t.sent, key)
 		t.mu.Unlock()
 		return
@@ -107,6 +107,12 @@ func (t *traffic) send(i, j int) {
 	if tap := from.device(); tap != nil {
 		tap.Inject(packet(from.Prefixes[0], to.Prefixes[0], i, j))
 	}
+}
+
+// paired reports whether a gateway's site has two. Of these only the one in use
+// can send: WireGuard takes a source address from one peer alone.
+func (w *World) paired(g *Gateway) bool {
+	return g.second || g.Index > 0 && g.Index <= w.options.Pairs
 }
 
 // run sends until the world is closed.

@@ -90,8 +90,8 @@ func TestDataFlowsOverModelAndWireGuard(t *testing.T) {
 				time.Sleep(10 * time.Second)
 				before := w.Arrived()
 				time.Sleep(10 * time.Second)
-				if got := w.Arrived() - before; got < 60 {
-					t.Errorf("%d packets arrived in 10 s, want nearly 10 for each of 5 gateways, twice", got)
+				if got := w.Arrived() - before; got < 45 {
+					t.Errorf("%d packets arrived in 10 s, want nearly 10 for each of 3 gateways, twice", got)
 				}
 				w.Gateway(2).Crash()
 				time.Sleep(time.Minute)
