@@ -300,5 +300,5 @@ func (c *tlsChannel) replaceLocked(s *session) {
 			c.dropLocked(other)
 		}
 	}
-	c.active = s
+	c.active, c.failures = s, 0
 }

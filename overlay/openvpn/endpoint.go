@@ -43,7 +43,8 @@ type Endpoint struct {
 const (
 	// restartPause is the pause before the next connection, as real peers make it.
 	restartPause = time.Second
-	// maxRestartPause bounds the pause when connections cannot even be opened.
+	// maxRestartPause bounds the pause when connections cannot be opened or the peer
+	// ends them before it has proved who it is.
 	maxRestartPause = 15 * time.Second
 	// leaveTime is how long Close waits for the peer to hear about it.
 	leaveTime = time.Second
@@ -209,10 +210,10 @@ func (e *Endpoint) connect(ctx context.Context, l *link) {
 			s.State, s.Restarts, s.LastError = StateConnecting, s.Restarts+1, err.Error()
 		})
 		switch {
-		case l == nil:
-			pause = min(2*pause, maxRestartPause)
 		case errors.Is(err, errHangup) && e.cfg.Transport == TCPListen:
 			pause = 0 // the peer connects again when it likes
+		case l == nil, errors.Is(err, errHangup) && !l.up.Load(): // refused, by the kernel or by the peer
+			pause = min(2*pause, maxRestartPause)
 		default:
 			pause = restartPause
 		}

@@ -1,18 +1,16 @@
-//go:build openvpn
+//go:build openvpn || openvpnversions
 
 package openvpn
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,23 +31,27 @@ import (
 const labEnv = "OPENVPN_LAB"
 
 func TestMain(m *testing.M) {
-	switch mode := os.Getenv(labEnv); {
-	case mode == "":
+	if os.Getenv(labEnv) == "" {
 		os.Exit(enterLab())
-	case strings.HasPrefix(mode, "echo "):
-		echoServer(strings.TrimPrefix(mode, "echo "))
 	}
 	if err := exec.Command("ip", "link", "set", "lo", "up").Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "set lo up:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if path := os.Getenv(tableEnv); path != "" && code == 0 {
+		if err := theTable.save(path); err != nil {
+			fmt.Fprintln(os.Stderr, "save table:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 // enterLab runs this program again where the network is empty.
 func enterLab() int {
-	// The tests mostly wait, so many run at once.
-	args := append(append([]string{"--net", os.Args[0]}, os.Args[1:]...), "-test.parallel=24")
+	// The tests mostly wait, so all run at once.
+	args := append(append([]string{"--net", os.Args[0]}, os.Args[1:]...), "-test.parallel="+strconv.Itoa(maxLabs))
 	cmd := exec.Command("unshare", args...)
 	cmd.Env = append(os.Environ(), labEnv+"=in")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -65,37 +67,53 @@ func enterLab() int {
 	return 0
 }
 
-// echoServer answers one TCP connection after the other until it is killed.
-func echoServer(addr string) {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			os.Exit(1)
-		}
-		_, _ = io.Copy(c, c)
-		_ = c.Close()
-	}
+var labCount atomic.Int32
+
+// maxLabs bounds the labs that are there at once.
+const maxLabs = 100
+
+// program is an openvpn to test against.
+type program struct {
+	version string   // as it says
+	command []string // before the options
+	env     []string // besides ours
 }
 
-var labCount atomic.Int32
+// distribution is the openvpn of this system.
+var distribution = sync.OnceValues(func() (program, error) {
+	return newProgram([]string{"openvpn"}, nil)
+})
+
+// newProgram asks an openvpn for its version.
+func newProgram(command, env []string) (program, error) {
+	cmd := exec.Command(command[0], append(slices.Clone(command[1:]), "--version")...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.Output()
+	fields := strings.Fields(string(out))
+	if len(fields) < 2 || fields[0] != "OpenVPN" { // --version of 2.5 is no success
+		return program{}, fmt.Errorf("%s --version: %w: %q", command[0], err, out)
+	}
+	return program{fields[1], command, env}, nil
+}
 
 // lab is one veth pair with a namespace behind it.
 type lab struct {
-	t   testing.TB
-	n   int
-	pid int // of the process that holds the peer's namespace
-	dir string
+	t    testing.TB
+	n    int
+	pid  int // of the process that holds the peer's namespace
+	dir  string
+	bin  program
+	line *tableLine // what the table says of this test, nil: nothing
 }
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
+	bin, err := distribution()
+	if err != nil {
+		t.Fatal(err)
+	}
 	n := int(labCount.Add(1))
-	l := &lab{t: t, n: n, dir: t.TempDir()}
+	l := &lab{t: t, n: n, dir: t.TempDir(), bin: bin}
 	holder := exec.Command("unshare", "--net", "sleep", "1000")
 	holder.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := holder.Start(); err != nil {
@@ -116,7 +134,19 @@ func newLab(t testing.TB) *lab {
 	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", va).Run() })
 	l.run("ip", "addr", "add", l.outer(1).String()+"/24", "dev", va)
 	l.run("ip", "addr", "add", l.outer6(1).String()+"/64", "dev", va, "nodad")
+	everybody := func() {
+		if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 1"), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	everybody()
+	l.inside(everybody)
 	l.run("ip", "link", "set", va, "up")
+	for _, name := range []string{"all", va} { // strangers send from addresses that are nowhere
+		if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+name+"/rp_filter", []byte("0"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 	l.runThere("ip", "link", "set", "lo", "up")
 	l.runThere("ip", "addr", "add", l.outer(2).String()+"/24", "dev", "vb")
 	l.runThere("ip", "addr", "add", l.outer6(2).String()+"/64", "dev", "vb", "nodad")
@@ -125,7 +155,7 @@ func newLab(t testing.TB) *lab {
 }
 
 func (l *lab) outer(side byte) netip.Addr {
-	return netip.AddrFrom4([4]byte{10, 200, byte(l.n), side})
+	return netip.AddrFrom4([4]byte{10, 200 + byte(l.n>>8), byte(l.n), side})
 }
 
 func (l *lab) outer6(side byte) netip.Addr {
@@ -133,7 +163,7 @@ func (l *lab) outer6(side byte) netip.Addr {
 }
 
 func (l *lab) inner(side byte) netip.Addr {
-	return netip.AddrFrom4([4]byte{10, 9, byte(l.n), side})
+	return netip.AddrFrom4([4]byte{10, 9 + byte(l.n>>8), byte(l.n), side})
 }
 
 func (l *lab) inner6(side byte) netip.Addr {
@@ -200,15 +230,26 @@ func (s *syncBuffer) String() string {
 // openvpn starts the real peer with the common options and these.
 func (l *lab) openvpn(args ...string) *realPeer {
 	l.t.Helper()
-	p := &realPeer{l: l, done: make(chan struct{})}
-	all := append([]string{
-		"--dev", "tun0", "--dev-type", "tun", "--disable-dco", "--persist-tun", "--persist-key", "--verb", "3",
+	all := []string{
+		"--dev", "tun0", "--dev-type", "tun", "--persist-tun", "--persist-key", "--verb", "3",
 		"--ifconfig", l.inner(2).String(), l.inner(1).String(),
-	}, args...)
-	if !strings.Contains(strings.Join(args, " "), "--ping ") {
+	}
+	if l.bin.version > "2.6" {
+		all = append(all, "--disable-dco")
+	}
+	if !slices.Contains(args, "--ping") {
 		all = append(all, "--ping", "10", "--ping-restart", "60")
 	}
-	p.cmd = l.there("openvpn", all...)
+	return l.exec(append(all, args...)...)
+}
+
+// exec starts the real peer with these options only.
+func (l *lab) exec(args ...string) *realPeer {
+	l.t.Helper()
+	p := &realPeer{l: l, done: make(chan struct{})}
+	p.cmd = l.there(l.bin.command[0], append(slices.Clone(l.bin.command[1:]), args...)...)
+	p.cmd.Env = append(os.Environ(), l.bin.env...)
+	p.cmd.Dir = l.dir
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	if err := p.cmd.Start(); err != nil {
 		l.t.Fatal(err)
@@ -226,13 +267,20 @@ func (l *lab) openvpn(args ...string) *realPeer {
 	return p
 }
 
+// says waits for a text in the log.
+func (p *realPeer) says(text string) {
+	p.l.t.Helper()
+	eventuallyLab(p.l.t, fmt.Sprintf("the peer says %q", text), func() bool { return strings.Contains(p.log.String(), text) })
+}
+
 // stop sends a signal and waits for the end.
 func (p *realPeer) stop(sig syscall.Signal) {
 	_ = p.cmd.Process.Signal(sig)
 	<-p.done
 }
 
-// labDevice is a TUN of the kernel.
+// labDevice is a TUN of the kernel. Close only wakes its reader, so that the next
+// endpoint can take it over; it ends with the test.
 type labDevice struct{ f *os.File }
 
 // newTUN makes the TUN of our side.
@@ -254,7 +302,9 @@ func (l *lab) newTUN() *labDevice {
 	l.run("ip", "addr", "add", l.inner(1).String(), "peer", l.inner(2).String(), "dev", name)
 	l.run("ip", "-6", "addr", "add", l.inner6(1).String()+"/64", "dev", name, "nodad")
 	l.run("ip", "link", "set", name, "mtu", "1500", "up")
-	return &labDevice{os.NewFile(uintptr(fd), "/dev/net/tun")}
+	d := &labDevice{os.NewFile(uintptr(fd), "/dev/net/tun")}
+	l.t.Cleanup(func() { _ = d.f.Close() })
+	return d
 }
 
 // ReadPackets waits for one packet and takes those that are there as well.
@@ -290,77 +340,22 @@ func (d *labDevice) WritePackets(packets [][]byte) error {
 	return nil
 }
 
-func (d *labDevice) Close() error { return d.f.Close() }
+func (d *labDevice) Close() error { return d.f.SetReadDeadline(time.Unix(1, 0)) }
+
+// reuse makes the device ready for the next endpoint.
+func (d *labDevice) reuse() { _ = d.f.SetReadDeadline(time.Time{}) }
+
+// labPatience is far beyond what anything takes on an idle machine.
+const labPatience = 90 * time.Second
 
 // eventuallyLab polls until ok or the deadline.
 func eventuallyLab(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(labPatience)
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
 		}
 		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-// pingUntil pings the peer's inner address until it answers.
-func (l *lab) pingUntil(within time.Duration) {
-	l.t.Helper()
-	deadline := time.Now().Add(within)
-	for {
-		if exec.Command("ping", "-c", "1", "-W", "1", l.inner(2).String()).Run() == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			l.t.Fatalf("no ping came back within %v", within)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-}
-
-// checkTraffic pings both ways, small and large, and moves bytes over TCP.
-func (l *lab) checkTraffic() {
-	l.t.Helper()
-	l.pingUntil(15 * time.Second)
-	ping := []string{"-c", "5", "-i", "0.05", "-W", "2", "-q"}
-	l.run("ping", append(ping, "-s", "1472", "-M", "do", l.inner(2).String())...)
-	l.runThere("ping", append(ping, l.inner(1).String())...)
-	l.runThere("ping", append(ping, "-s", "1472", "-M", "do", l.inner(1).String())...)
-	l.checkTCP(1 << 20)
-}
-
-// checkTCP sends bytes to an echo server behind the peer and compares.
-func (l *lab) checkTCP(size int) {
-	l.t.Helper()
-	addr := net.JoinHostPort(l.inner(2).String(), "7007")
-	echo := l.there(os.Args[0])
-	echo.Env = append(os.Environ(), labEnv+"=echo "+addr)
-	if err := echo.Start(); err != nil {
-		l.t.Fatal(err)
-	}
-	defer func() {
-		_ = echo.Process.Kill()
-		_ = echo.Wait()
-	}()
-	var conn net.Conn
-	eventuallyLab(l.t, "connection to the echo server", func() bool {
-		ctx, cancel := context.WithTimeout(l.t.Context(), 2*time.Second)
-		defer cancel()
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "tcp", addr)
-		conn = c
-		return err == nil
-	})
-	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
-	want := make([]byte, size)
-	for i := range want {
-		want[i] = byte(i * i >> 7)
-	}
-	go func() { _, _ = conn.Write(want) }() // ends with the deadline at the latest
-	got := make([]byte, size)
-	if n, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, want) {
-		l.t.Fatalf("echo: %d of %d bytes, %v", n, size, err)
 	}
 }

@@ -168,8 +168,7 @@ func (c *tlsChannel) expireLocked(s *session, k *key, now time.Time) {
 	if s == c.active {
 		s.negotiating, s.renegAt = nil, now.Add(renegRetry)
 	} else {
-		c.dropLocked(s)
-		c.retryAt = now.Add(retryPause)
+		c.abandonLocked(s, now)
 	}
 	c.l.e.count.dropped[ReasonTLS].Add(1)
 }

@@ -3,11 +3,12 @@
 package openvpn
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,103 +16,100 @@ import (
 	"time"
 )
 
-// staticLab is one row of the matrix: our configuration and the peer's options.
-type staticLab struct {
-	*lab
-	key  StaticKey
-	cfg  Config
-	args []string
-}
+// tableSection is the part of the table that these tests fill.
+const tableSection = "distribution"
 
-// newStaticLab prepares AES-256-CBC with SHA256 over UDP between fixed addresses.
-func newStaticLab(t testing.TB) *staticLab {
-	l := newLab(t)
-	s := &staticLab{lab: l, key: GenerateStaticKey()}
-	s.cfg = Config{
-		Local: netip.AddrPortFrom(l.outer(1), 1195), Remote: l.outer(2).String() + ":1195",
-		Digest: DigestSHA256, Static: &Static{Key: s.key, Cipher: CipherAES256CBC},
-		Address: l.inner(1), PeerAddress: l.inner(2), Times: TimeFile(filepath.Join(l.dir, "time")),
-	}
-	return s
-}
-
-func (s *staticLab) keyFile() string { return s.file("static.key", s.key.Encode()) }
-
-// udp is the address part of the peer's options.
-func (s *staticLab) udp() []string {
-	return []string{"--local", s.outer(2).String(), "--remote", s.outer(1).String(), "--port", "1195"}
-}
-
-// open starts our side on a TUN.
-func (s *staticLab) open() *Endpoint {
-	s.t.Helper()
-	s.cfg.Device = s.newTUN()
-	return mustOpen(s.t, s.cfg)
-}
+var allTransports = []Transport{UDP, TCPListen, TCPConnect}
 
 func TestStaticKeyWithRealPeer(t *testing.T) {
 	t.Parallel()
 	type row struct {
-		name   string
+		id     string
 		cipher Cipher
 		digest Digest
 		args   string
 		change func(*Config)
 	}
+	insecure := func(c *Config) { c.Insecure = true }
+	framing := func(f Framing) func(*Config) { return func(c *Config) { c.Framing = f } }
 	rows := []row{
-		{"S1 AES-256-CBC SHA256", CipherAES256CBC, DigestSHA256, "--cipher AES-256-CBC --auth SHA256", nil},
-		{"S2 AES-128-CBC SHA1", CipherAES128CBC, DigestSHA1, "--cipher AES-128-CBC --auth SHA1", nil},
-		{"S2 AES-192-CBC SHA384", CipherAES192CBC, DigestSHA384, "--cipher AES-192-CBC --auth SHA384", nil},
-		{"S2 AES-256-CBC SHA512", CipherAES256CBC, DigestSHA512, "--cipher AES-256-CBC --auth SHA512", nil},
-		{"S2 AES-256-CBC MD5", CipherAES256CBC, DigestMD5, "--cipher AES-256-CBC --auth MD5", nil},
-		{"S3 default BF-CBC SHA1", "", "", "--providers legacy default", nil},
-		{"S3 BF-CBC SHA512", CipherBlowfishCBC, DigestSHA512, "--providers legacy default --cipher BF-CBC --auth SHA512", nil},
-		{"S4 DES-EDE3-CBC", CipherTripleDESCBC, DigestSHA1, "--cipher DES-EDE3-CBC --auth SHA1", nil},
-		{"S6 none SHA256", CipherNone, DigestSHA256, "--cipher none --auth SHA256", func(c *Config) { c.Insecure = true }},
-		{"S6 none none", CipherNone, DigestNone, "--cipher none --auth none", func(c *Config) { c.Insecure = true }},
-		{"S8 compress", CipherAES256CBC, DigestSHA256, "--cipher AES-256-CBC --auth SHA256 --compress", func(c *Config) { c.Framing = FramingStub }},
-		{"S8 compress stub-v2", CipherAES256CBC, DigestSHA256, "--cipher AES-256-CBC --auth SHA256 --compress stub-v2", func(c *Config) { c.Framing = FramingStubV2 }},
-		{"S8 comp-lzo no", CipherAES256CBC, DigestSHA256, "--cipher AES-256-CBC --auth SHA256 --comp-lzo no", func(c *Config) { c.Framing = FramingLZO }},
-		{"S8 compress lzo", CipherAES256CBC, DigestSHA256, "--cipher AES-256-CBC --auth SHA256 --compress lzo", func(c *Config) { c.Framing = FramingLZO }},
-		{"S8 lzo compressing", CipherAES256CBC, DigestSHA256, "--cipher AES-256-CBC --auth SHA256 --compress lzo --allow-compression yes", func(c *Config) { c.Framing = FramingLZO }},
-		{"S8 lz4 compressing", CipherAES256CBC, DigestSHA256, "--cipher AES-256-CBC --auth SHA256 --compress lz4 --allow-compression yes", func(c *Config) { c.Framing = FramingLZ4 }},
-		{"S8 lz4-v2 compressing", CipherAES256CBC, DigestSHA256, "--cipher AES-256-CBC --auth SHA256 --compress lz4-v2 --allow-compression yes", func(c *Config) { c.Framing = FramingLZ4V2 }},
-		{"S9 fragment", CipherAES256CBC, DigestSHA256, "--cipher AES-256-CBC --auth SHA256 --fragment 500 --mssfix 500", func(c *Config) { c.Fragment = 500 }},
-		{"S9 fragment compress", CipherAES256CBC, DigestSHA256, "--cipher AES-256-CBC --auth SHA256 --fragment 500 --mssfix 500 --compress", func(c *Config) { c.Fragment, c.Framing = 500, FramingStub }},
+		{"S1", CipherAES256CBC, DigestSHA256, aesOptions, nil},
+		{"S2", CipherAES128CBC, DigestSHA1, "--cipher AES-128-CBC --auth SHA1", nil},
+		{"S2", CipherAES192CBC, DigestSHA384, "--cipher AES-192-CBC --auth SHA384", nil},
+		{"S2", CipherAES256CBC, DigestSHA512, "--cipher AES-256-CBC --auth SHA512", nil},
+		{"S2", CipherAES256CBC, DigestMD5, "--cipher AES-256-CBC --auth MD5", nil},
+		{"S3", "", "", "--providers legacy default", nil},
+		{"S3", CipherBlowfishCBC, DigestSHA512, "--providers legacy default --cipher BF-CBC --auth SHA512", nil},
+		{"S4", CipherTripleDESCBC, DigestSHA1, "--cipher DES-EDE3-CBC --auth SHA1", nil},
+		{"S6", CipherNone, DigestSHA256, "--cipher none --auth SHA256", insecure},
+		{"S6", CipherNone, DigestNone, "--cipher none --auth none", insecure},
+		{"S8", CipherAES256CBC, DigestSHA256, aesOptions + " --compress", framing(FramingStub)},
+		{"S8", CipherAES256CBC, DigestSHA256, aesOptions + " --compress stub-v2", framing(FramingStubV2)},
+		{"S8", CipherAES256CBC, DigestSHA256, aesOptions + " --comp-lzo no", framing(FramingLZO)},
+		{"S8", CipherAES256CBC, DigestSHA256, aesOptions + " --compress lzo", framing(FramingLZO)},
+		{"S8", CipherAES256CBC, DigestSHA256, aesOptions + " --compress lzo --allow-compression yes", framing(FramingLZO)},
+		{"S8", CipherAES256CBC, DigestSHA256, aesOptions + " --compress lz4 --allow-compression yes", framing(FramingLZ4)},
+		{"S8", CipherAES256CBC, DigestSHA256, aesOptions + " --compress lz4-v2 --allow-compression yes", framing(FramingLZ4V2)},
+		{"S9", CipherAES256CBC, DigestSHA256, aesOptions + " --fragment 500 --mssfix 500", func(c *Config) { c.Fragment = 500 }},
+		{"S9", CipherAES256CBC, DigestSHA256, aesOptions + " --fragment 500 --mssfix 500 --compress", func(c *Config) { c.Fragment, c.Framing = 500, FramingStub }},
 	}
 	for _, r := range rows {
-		t.Run(r.name, func(t *testing.T) {
-			t.Parallel()
-			s := newStaticLab(t)
-			s.cfg.Static.Cipher, s.cfg.Digest = r.cipher, r.digest
-			if r.change != nil {
-				r.change(&s.cfg)
+		for _, tr := range allTransports {
+			if r.id == "S9" && tr != UDP {
+				continue // fragment is for UDP
 			}
-			e := s.open()
-			p := s.openvpn(append(append(s.udp(), "--secret", s.keyFile()), strings.Fields(r.args)...)...)
-			s.checkTraffic()
-			if strings.Contains(r.args, "allow-compression yes") {
-				before := e.Status().Counters
-				s.run("ping", "-c", "3", "-i", "0.1", "-W", "2", "-s", "1000", "-p", "41", s.inner(2).String())
-				var after Counters
-				eventuallyLab(t, "all replies are counted", func() bool {
-					after = e.Status().Counters
-					return after.InBytes-before.InBytes >= 3000
-				})
-				if outside, inside := after.ReceivedBytes-before.ReceivedBytes, after.InBytes-before.InBytes; outside > inside/2 {
-					t.Errorf("the peer did not compress: %d bytes outside, %d inside", outside, inside)
+			t.Run(fmt.Sprintf("%s %s over %s", r.id, r.args, tr), func(t *testing.T) {
+				t.Parallel()
+				s := newStaticLab(t)
+				s.enter(r.id, "`--secret k "+r.args+"`")
+				s.cfg.Static.Cipher, s.cfg.Digest = r.cipher, r.digest
+				if r.change != nil {
+					r.change(&s.cfg)
 				}
-			}
-			if d := e.Status().Counters.Dropped; len(d) > 1 || d[ReasonNoPeer] == 0 && len(d) == 1 {
-				t.Errorf("dropped %v", d)
-			}
-			for _, bad := range []string{"Bad ", "Authenticate/Decrypt", "FRAG_IN error"} {
-				if strings.Contains(p.log.String(), bad) {
-					t.Errorf("the peer complains: %q", bad)
+				args := append(s.carry(tr), s.secret(r.args)...)
+				s.open()
+				s.prove(func() *realPeer { return s.openvpn(args...) }, nil)
+				if strings.Contains(r.args, "allow-compression yes") {
+					s.checkCompressed()
 				}
-			}
-		})
+				for reason, n := range s.e.Status().Counters.Dropped {
+					if reason != ReasonNoPeer && reason != ReasonSend {
+						t.Errorf("dropped %s: %d", reason, n)
+					}
+				}
+			})
+		}
 	}
+}
+
+// checkCompressed fails if the peer does not really compress.
+func (s *staticLab) checkCompressed() {
+	s.t.Helper()
+	before := s.e.Status().Counters
+	s.ping(false, s.inner(2), compressible)
+	var after Counters
+	eventuallyLab(s.t, "all replies are counted", func() bool {
+		after = s.e.Status().Counters
+		return after.InBytes-before.InBytes >= 5000
+	})
+	outside, inside := after.ReceivedBytes-before.ReceivedBytes, after.InBytes-before.InBytes
+	if outside > inside/2 {
+		s.t.Errorf("the peer did not compress: %d bytes outside, %d inside", outside, inside)
+	}
+	s.note("%d bytes of pings came in %d", inside, outside)
+}
+
+func TestStaticDefaultCipherNeedsTheLegacyProvider(t *testing.T) {
+	t.Parallel()
+	s := newStaticLab(t)
+	s.enter("S3", "`--secret k`, no cipher, no `--providers`")
+	s.cfg.Static.Cipher, s.cfg.Digest = "", ""
+	s.open()
+	p := s.openvpn(append(s.udp(), s.secret("")...)...)
+	p.says("Cipher BF-CBC not supported")
+	<-p.done
+	s.result("openvpn exits")
+	s.note("openvpn says: Cipher BF-CBC not supported")
 }
 
 func TestStaticDirectionsWithRealPeer(t *testing.T) {
@@ -120,212 +118,347 @@ func TestStaticDirectionsWithRealPeer(t *testing.T) {
 		ours  Direction
 		peer  string
 		works bool
-	}{{Direction0, "1", true}, {Direction1, "0", true}, {DirectionNone, "0", false}} {
-		t.Run(fmt.Sprintf("S5 %s and %s", row.ours, row.peer), func(t *testing.T) {
-			t.Parallel()
-			s := newStaticLab(t)
-			s.cfg.Static.Direction = row.ours
-			e := s.open()
-			p := s.openvpn(append(s.udp(), "--secret", s.keyFile(), row.peer, "--cipher", "AES-256-CBC", "--auth", "SHA256", "--ping", "1")...)
-			if row.works {
-				s.checkTraffic()
-				return
-			}
-			// They send with A, which we hear; we send with A, which they do not.
-			eventuallyLab(t, "the peer refuses us", func() bool {
-				return strings.Contains(p.log.String(), "packet HMAC authentication failed") && e.Status().State == StateUp
+	}{{Direction0, "1", true}, {Direction1, "0", true}, {DirectionNone, "0", false}, {DirectionNone, "1", false}} {
+		for _, tr := range allTransports {
+			t.Run(fmt.Sprintf("S5 %s and %s over %s", row.ours, row.peer, tr), func(t *testing.T) {
+				t.Parallel()
+				s := newStaticLab(t)
+				s.enter("S5", fmt.Sprintf("`--secret k %s`, ours %s", row.peer, row.ours))
+				s.cfg.Static.Direction = row.ours
+				args := append(append(s.carry(tr), "--secret", s.keyFile(), row.peer), strings.Fields(aesOptions)...)
+				s.open()
+				if row.works {
+					s.prove(func() *realPeer { return s.openvpn(args...) }, nil)
+					return
+				}
+				// With none and 0 they hear us or we hear them, never both.
+				p := s.openvpn(append(args, "--ping", "1", "--ping-restart", "60")...)
+				refused := func() bool {
+					return strings.Contains(p.log.String(), "packet HMAC authentication failed") || s.e.Status().Counters.Dropped[ReasonAuth] > 0
+				}
+				eventuallyLab(t, "one side refuses the other", refused)
+				if s.pings() || s.pings() {
+					t.Error("a ping came through")
+				}
+				s.result("no traffic, as it must be")
+				if n := s.e.Status().Counters.Dropped[ReasonAuth]; n > 0 {
+					s.note("we count auth")
+				} else {
+					s.note("openvpn says: packet HMAC authentication failed")
+				}
 			})
-			if strings.Contains(p.log.String(), "Initialization Sequence Completed") && s.pings() {
-				t.Error("a ping came through")
-			}
-		})
+		}
 	}
-}
-
-// pings reports whether a ping to the peer comes back.
-func (l *lab) pings() bool {
-	return l.there("ping", "-c", "1", "-W", "1", l.inner(1).String()).Run() == nil
 }
 
 func TestStaticTCPWithRealPeer(t *testing.T) {
 	t.Parallel()
-	for _, row := range []struct {
-		name string
-		ours Transport
-		args func(l *staticLab) []string
-	}{
-		{"S7 we listen", TCPListen, func(l *staticLab) []string {
-			return []string{"--proto", "tcp-client", "--remote", l.outer(1).String(), "1195"}
-		}},
-		{"S7 we connect", TCPConnect, func(l *staticLab) []string {
-			return []string{"--proto", "tcp-server", "--local", l.outer(2).String(), "--lport", "1195"}
-		}},
-	} {
-		t.Run(row.name, func(t *testing.T) {
+	for _, tr := range []Transport{TCPListen, TCPConnect} {
+		t.Run("S7 "+tr.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newStaticLab(t)
-			s.cfg.Transport = row.ours
-			if row.ours == TCPConnect {
-				s.cfg.Local = netip.AddrPort{}
-			} else {
-				s.cfg.Remote = ""
-			}
-			args := append(row.args(s), "--secret", s.keyFile(), "--cipher", "AES-256-CBC", "--auth", "SHA256", "--connect-retry", "1")
+			args := append(s.carry(tr), s.secret(aesOptions)...)
+			s.enter("S7", "`"+strings.Join(args[:2], " ")+"`, connection closed by the peer")
 			e := s.open()
 			p := s.openvpn(args...)
 			s.checkTraffic()
 			p.stop(syscall.SIGKILL)
 			eventuallyLab(t, "we notice", func() bool { return e.Status().State == StateConnecting })
 			s.openvpn(args...)
+			s.note("back after %s", seconds(s.pingUntil(s.keepalive())))
+			s.checkTraffic()
+		})
+		t.Run("S7 half-open "+tr.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newStaticLab(t)
+			s.cfg.Ping, s.cfg.PingRestart = 2*time.Second, 10*time.Second
+			args := append(s.carry(tr), s.secret(aesOptions+" --ping 2 --ping-restart 10")...)
+			s.enter("S7", "`"+strings.Join(args[:2], " ")+"`, half-open: the peer dies behind a cut line")
+			s.open()
+			p := s.openvpn(args...)
+			s.checkTraffic()
+			s.cut()
+			p.stop(syscall.SIGKILL) // what it says to our kernel is lost
+			<-time.After(time.Second)
+			s.mend()
+			s.openvpn(args...)
+			s.note("back after %s", seconds(s.pingUntil(s.keepalive())))
 			s.checkTraffic()
 		})
 	}
+}
+
+// cut drops everything on the line between both sides until mend.
+func (l *lab) cut() {
+	l.t.Helper()
+	for _, hook := range []string{"input iifname", "output oifname"} {
+		hook, match, _ := strings.Cut(hook, " ")
+		l.run("nft", fmt.Sprintf("add table ip cut%d; add chain ip cut%d %s { type filter hook %s priority 0; }; add rule ip cut%d %s %s va%d drop",
+			l.n, l.n, hook, hook, l.n, hook, match, l.n))
+	}
+}
+
+func (l *lab) mend() {
+	l.t.Helper()
+	l.run("nft", fmt.Sprintf("delete table ip cut%d", l.n))
 }
 
 func TestStaticIPv6WithRealPeer(t *testing.T) {
 	t.Parallel()
-	s := newStaticLab(t)
-	s.cfg.Local, s.cfg.Remote, s.cfg.IPv6 = netip.AddrPortFrom(s.outer6(1), 1195), netip.AddrPortFrom(s.outer6(2), 1195).String(), true
-	s.open()
-	s.openvpn("--proto", "udp6", "--local", s.outer6(2).String(), "--remote", s.outer6(1).String(), "--port", "1195",
-		"--ifconfig-ipv6", s.inner6(2).String()+"/64", s.inner6(1).String(), "--secret", s.keyFile(), "--cipher", "AES-256-CBC", "--auth", "SHA256")
-	s.checkTraffic()
-	s.run("ping", "-6", "-c", "3", "-i", "0.1", "-W", "2", s.inner6(2).String())
-	s.runThere("ping", "-6", "-c", "3", "-i", "0.1", "-W", "2", "-s", "1400", s.inner6(1).String())
+	for _, row := range []struct {
+		tr    Transport
+		outer string
+	}{{UDP, "4"}, {UDP, "6"}, {TCPListen, "4"}, {TCPListen, "6"}, {TCPConnect, "4"}, {TCPConnect, "6"}} {
+		t.Run(fmt.Sprintf("S13 %s over IPv%s", row.tr, row.outer), func(t *testing.T) {
+			t.Parallel()
+			s := newStaticLab(t)
+			s.enter("S13", "`--ifconfig-ipv6`, outside IPv"+row.outer)
+			s.cfg.IPv6 = true
+			args := s.carry(row.tr)
+			if row.outer == "6" {
+				args = s.outside6(args)
+			}
+			args = append(args, "--ifconfig-ipv6", s.inner6(2).String()+"/64", s.inner6(1).String())
+			args = append(args, s.secret(aesOptions)...)
+			s.open()
+			s.prove(func() *realPeer { return s.openvpn(args...) }, nil)
+			s.ping(false, s.inner6(2), 56)
+			s.ping(true, s.inner6(1), 1400)
+		})
+	}
+}
+
+// outside6 moves both sides to IPv6.
+func (s *staticLab) outside6(args []string) []string {
+	if s.cfg.Local.IsValid() && s.cfg.Local.Addr().IsValid() {
+		s.cfg.Local = netip.AddrPortFrom(s.outer6(1), 1195)
+	}
+	if s.cfg.Remote != "" {
+		s.cfg.Remote = netip.AddrPortFrom(s.outer6(2), 1195).String()
+	}
+	six := map[string]string{
+		"tcp-client": "tcp6-client", "tcp-server": "tcp6-server",
+		s.outer(1).String(): s.outer6(1).String(), s.outer(2).String(): s.outer6(2).String(),
+	}
+	args = slices.Clone(args)
+	for i, a := range args {
+		if b, ok := six[a]; ok {
+			args[i] = b
+		}
+	}
+	if s.cfg.Transport == UDP {
+		args = append(args, "--proto", "udp6")
+	}
+	return args
 }
 
 func TestStaticPeerFollowsUs(t *testing.T) {
 	t.Parallel()
-	for _, row := range []struct{ name, args string }{{"S10 no remote", ""}, {"S10 float", "--float --remote"}} {
-		t.Run(row.name, func(t *testing.T) {
+	for _, args := range []string{"", "--float --remote"} {
+		t.Run("S10 "+args, func(t *testing.T) {
 			t.Parallel()
 			s := newStaticLab(t)
-			args := []string{"--local", s.outer(2).String(), "--lport", "1195", "--secret", s.keyFile(), "--cipher", "AES-256-CBC", "--auth", "SHA256"}
-			if row.args != "" {
-				args = append(args, "--float", "--remote", s.outer(1).String(), "1195")
+			what := "no `--remote`, our source port changes"
+			rest := s.secret(aesOptions + " --lport 1195 --local " + s.outer(2).String())
+			if args != "" {
+				what = "`--remote --float`, our source port changes"
+				rest = append(rest, "--float", "--remote", s.outer(1).String(), "1195")
 			}
-			tun := s.newTUN()
-			s.cfg.Device = keepOpen{tun}
-			e, err := Open(t.Context(), s.cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.openvpn(args...)
+			s.enter("S10", what)
+			s.open()
+			s.openvpn(rest...)
 			s.checkTraffic()
-			_ = e.Close()
 			// The same instant, another source port: our start time must still grow.
 			s.cfg.Local = netip.AddrPortFrom(s.outer(1), 2222)
-			s.cfg.Device = tun
-			_ = tun.f.SetReadDeadline(time.Time{})
-			mustOpen(t, s.cfg)
+			s.reopen()
+			s.note("back after %s", seconds(s.pingUntil(s.keepalive())))
 			s.checkTraffic()
 		})
 	}
 }
 
-// mustReopen opens where another endpoint was just closed. A process that is being
-// forked elsewhere in this program holds the old socket for an instant.
-func mustReopen(t testing.TB, cfg Config) *Endpoint {
-	t.Helper()
-	var e *Endpoint
-	eventuallyLab(t, "open", func() (ok bool) {
-		var err error
-		if e, err = Open(t.Context(), cfg); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
-			t.Fatal(err)
-		}
-		return err == nil
-	})
-	return e
-}
-
-// keepOpen keeps a TUN for the next endpoint. Its reader ends by the deadline.
-type keepOpen struct{ Device }
-
-func (k keepOpen) Close() error {
-	return k.Device.(*labDevice).f.SetReadDeadline(time.Unix(1, 0))
-}
-
 func TestStaticWeFollowThePeer(t *testing.T) {
 	t.Parallel()
-	s := newStaticLab(t)
-	s.cfg.Remote = ""
-	e := s.open()
-	args := []string{"--remote", s.outer(1).String(), "1195", "--secret", s.keyFile(), "--cipher", "AES-256-CBC", "--auth", "SHA256"}
-	p := s.openvpn(append(args, "--lport", "1195")...)
-	s.checkTraffic()
-	p.stop(syscall.SIGKILL)
-	s.openvpn(append(args, "--lport", "3333")...)
-	s.checkTraffic()
-	if got := e.Status(); got.Peer.Port() != 3333 || got.Restarts != 0 {
-		t.Errorf("status %+v", got)
+	for _, float := range []bool{false, true} {
+		t.Run(fmt.Sprintf("S10 float %v", float), func(t *testing.T) {
+			t.Parallel()
+			s := newStaticLab(t)
+			what := "we have no remote, the peer's address and port change"
+			s.cfg.Remote = ""
+			if float {
+				what = "we float, the peer's address and port change"
+				s.cfg.Remote, s.cfg.Float = s.outer(2).String()+":1195", true
+			}
+			s.enter("S10", what)
+			e := s.open()
+			args := append(s.secret(aesOptions), "--remote", s.outer(1).String(), "1195")
+			p := s.openvpn(append(args, "--lport", "1195")...)
+			s.checkTraffic()
+			p.stop(syscall.SIGKILL)
+			s.openvpn(append(args, "--lport", "3333")...)
+			s.checkTraffic()
+			if got := e.Status(); got.Peer.Port() != 3333 || got.Restarts != 0 {
+				t.Errorf("status %+v", got)
+			}
+			// Now its address, in the middle of the connection, as behind a NAT.
+			s.movePeer(3333)
+			s.ping(true, s.inner(1), 56)
+			s.checkTraffic()
+			if got := e.Status(); got.Peer != netip.AddrPortFrom(s.outer(3), 4444) || got.Restarts != 0 {
+				t.Errorf("status %+v", got)
+			}
+		})
 	}
+}
+
+// movePeer gives the peer, which is bound to a port, another source address and
+// port, as a NAT does that has forgotten it.
+func (l *lab) movePeer(port int) {
+	l.t.Helper()
+	l.run("ip", "link", "set", fmt.Sprintf("va%d", l.n), "mtu", "2000") // for these rules know no fragments
+	l.runThere("ip", "link", "set", "vb", "mtu", "2000")
+	l.runThere("ip", "addr", "add", l.outer(3).String()+"/24", "dev", "vb")
+	l.runThere("nft", fmt.Sprintf("add table ip moved; add chain ip moved out { type filter hook output priority 0; };"+
+		"add chain ip moved in { type filter hook prerouting priority -300; };"+
+		"add rule ip moved out ip daddr %s udp dport 1195 ip saddr set %s udp sport set 4444;"+
+		"add rule ip moved in ip daddr %s udp dport 4444 ip daddr set %s udp dport set %d",
+		l.outer(1), l.outer(3), l.outer(3), l.outer(2), port))
 }
 
 func TestStaticExitNotificationsWithRealPeer(t *testing.T) {
 	t.Parallel()
 	s := newStaticLab(t)
+	s.enter("S11", "`--explicit-exit-notify 1`")
 	s.cfg.ExitNotify = true
-	s.cfg.Device = s.newTUN()
-	e, err := Open(t.Context(), s.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	args := append(s.udp(), "--secret", s.keyFile(), "--cipher", "AES-256-CBC", "--auth", "SHA256", "--explicit-exit-notify", "1")
+	e := s.open()
+	args := append(s.udp(), s.secret(aesOptions+" --explicit-exit-notify 1")...)
 	p := s.openvpn(args...)
 	s.checkTraffic()
+	began := time.Now()
 	p.stop(syscall.SIGTERM)
-	eventuallyLab(t, "S11 we restart at once", func() bool { return e.Status().Restarts == 1 })
+	eventuallyLab(t, "we restart at once", func() bool { return e.Status().Restarts == 1 })
+	s.note("we restart within %s of its end", seconds(time.Since(began)+time.Second))
 	p = s.openvpn(args...)
 	s.checkTraffic()
 	_ = e.Close()
-	eventuallyLab(t, "S11 the peer restarts at once", func() bool { return strings.Contains(p.log.String(), "remote-exit") })
+	p.says("remote-exit")
+	s.note("it restarts at our end")
 }
 
-func TestStaticOptionsExchangeLeavesNoWarning(t *testing.T) {
+func TestStaticOptionsExchange(t *testing.T) {
 	t.Parallel()
-	s := newStaticLab(t)
-	s.open()
-	p := s.openvpn(append(s.udp(), "--secret", s.keyFile(), "--cipher", "AES-256-CBC", "--auth", "SHA256")...)
-	s.pingUntil(15 * time.Second)
-	// The peer says nothing when it is content, so the proof is that it stops asking:
-	// it asks every 10 s until it has an answer.
-	deadline := time.After(14 * time.Second)
-	<-deadline
-	log := p.log.String()
-	if strings.Contains(log, "inconsistent") || strings.Contains(log, "mismatch") || strings.Contains(log, "is present in") {
-		t.Error("S12 the peer finds our options inconsistent")
+	for _, tr := range allTransports {
+		t.Run("S12 alike over "+tr.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newStaticLab(t)
+			s.enter("S12", "options exchange, configured alike")
+			args := append(s.carry(tr), s.secret(aesOptions+" --verb 7")...) // it complains at 7, not at 3
+			s.open()
+			p := s.openvpn(args...)
+			s.pingUntil(labPatience)
+			<-time.After(14 * time.Second) // it asks 10 s after the start
+			s.checkContent(p)
+			s.note("no warning")
+			s.ping(false, s.inner(2), 56)
+		})
+	}
+	t.Run("S12 different", func(t *testing.T) { // proves that the peer reads our answer
+		t.Parallel()
+		s := newStaticLab(t)
+		s.enter("S12", "options exchange, our `ifconfig` is another")
+		s.cfg.Address = netip.MustParseAddr("10.77.77.77")
+		s.open()
+		p := s.openvpn(append(s.udp(), s.secret(aesOptions+" --verb 7")...)...)
+		s.pingUntil(labPatience)
+		p.says("'ifconfig' is used inconsistently")
+		s.note("openvpn warns, as it must")
+		s.ping(false, s.inner(2), 56)
+	})
+}
+
+func TestStaticRestartsWithRealPeer(t *testing.T) {
+	t.Parallel()
+	for _, tr := range allTransports {
+		t.Run("S14 kill and restart over "+tr.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newStaticLab(t)
+			s.enter("S14", "kill -9 of the peer and restart")
+			args := append(s.carry(tr), s.secret(aesOptions)...)
+			e := s.open()
+			p := s.openvpn(args...)
+			s.checkTraffic()
+			p.stop(syscall.SIGKILL)
+			s.openvpn(args...)
+			s.note("back after %s", seconds(s.pingUntil(s.keepalive())))
+			s.checkTraffic()
+			if tr == UDP && e.Status().Restarts != 0 {
+				t.Error("we restarted")
+			}
+		})
+		t.Run("S14 our restarts over "+tr.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newStaticLab(t)
+			s.enter("S14", "our restarts within the same second, then with our clock an hour back")
+			args := append(s.carry(tr), s.secret(aesOptions)...)
+			s.open()
+			s.openvpn(args...)
+			s.checkTraffic()
+			for _, shift := range []time.Duration{0, 0, -time.Hour} {
+				s.cfg.Now = func() time.Time { return time.Now().Add(shift) }
+				s.reopen()
+				s.note("back after %s", seconds(s.pingUntil(s.keepalive())))
+			}
+			s.checkTraffic()
+		})
+		t.Run("S14 our time file over "+tr.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newStaticLab(t)
+			s.enter("S14", "the last time in our file lies an hour ahead")
+			future := time.Now().Add(time.Hour).Unix()
+			if err := os.WriteFile(filepath.Join(s.dir, "time"), []byte(strconv.FormatInt(future, 10)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			args := append(s.carry(tr), s.secret(aesOptions)...)
+			s.open()
+			s.openvpn(args...)
+			s.checkTraffic()
+			s.reopen()
+			s.note("back after our restart in %s", seconds(s.pingUntil(s.keepalive())))
+			s.checkTraffic()
+			last, err := s.cfg.Times.Load()
+			if err != nil || int64(last) < future+2 {
+				t.Errorf("time file: %d, %v; want %d or more", last, err, future+2)
+			}
+		})
 	}
 }
 
-func TestStaticPeerIsHeardAfterKill(t *testing.T) {
+// A packet of an hour ahead does to us what an honest peer does whose clock is then
+// set back: it is not heard until it was silent for the restart timeout.
+func TestStaticPeerWhoseClockWentBack(t *testing.T) {
 	t.Parallel()
 	s := newStaticLab(t)
+	s.enter("S14", "the peer's clock is set back an hour")
+	s.cfg.Ping, s.cfg.PingRestart = 2*time.Second, 10*time.Second
 	e := s.open()
-	args := append(s.udp(), "--secret", s.keyFile(), "--cipher", "AES-256-CBC", "--auth", "SHA256")
+	args := append(s.udp(), s.secret(aesOptions+" --ping 2 --ping-restart 10")...)
 	p := s.openvpn(args...)
-	s.pingUntil(15 * time.Second)
-	p.stop(syscall.SIGKILL)
-	s.openvpn(args...)
 	s.checkTraffic()
-	if e.Status().Restarts != 0 {
-		t.Error("S14 we restarted")
+	p.stop(syscall.SIGKILL)
+	box, _, err := newStaticBoxes(s.cfg.Static, s.cfg.Digest)
+	if err != nil {
+		t.Fatal(err)
 	}
-}
-
-func TestStaticWeAreHeardAfterOurClockWentBack(t *testing.T) {
-	t.Parallel()
-	s := newStaticLab(t)
-	tun := s.newTUN()
-	s.cfg.Device = keepOpen{tun}
-	s.openvpn(append(s.udp(), "--secret", s.keyFile(), "--cipher", "AES-256-CBC", "--auth", "SHA256")...)
-	for _, shift := range []time.Duration{0, 0, -time.Hour} {
-		s.cfg.Now = func() time.Time { return time.Now().Add(shift) }
-		e := mustReopen(t, s.cfg)
-		s.pingUntil(5 * time.Second)
-		_ = e.Close()
-		_ = tun.f.SetReadDeadline(time.Time{})
+	box.time = uint32(time.Now().Add(time.Hour).Unix())
+	packet, err := box.seal(nil, &plaintext{body: pingMagic[:]})
+	if err != nil {
+		t.Fatal(err)
 	}
-	_ = tun.Close()
+	s.injection().fromPeer(packet)
+	s.openvpn(args...)
+	eventuallyLab(t, "its packets are replays", func() bool { return e.Status().Counters.Dropped[ReasonReplay] > 0 })
+	s.note("back after %s", seconds(s.pingUntil(2*s.keepalive())))
+	s.checkTraffic()
 }
 
 // batchDevice gives a batch of large packets for each signal and takes nothing.
@@ -360,7 +493,7 @@ func TestStaticLargeBatchesPassASmallerLine(t *testing.T) {
 	d := &batchDevice{newChanDevice(), inner, 16}
 	s.cfg.Device = d
 	e := mustOpen(t, s.cfg)
-	s.openvpn(append(s.udp(), "--secret", s.keyFile(), "--cipher", "AES-256-CBC", "--auth", "SHA256")...)
+	s.openvpn(append(s.udp(), s.secret(aesOptions)...)...)
 	eventuallyLab(t, "up", func() bool { return e.Status().State == StateUp })
 	const rounds = 5
 	for round := range rounds {

@@ -16,7 +16,7 @@ import (
 // made, or those that a listener took. Among the latter, one is the peer's, and
 // a few are candidates that have not yet sent an authentic packet.
 type tcpTransport struct {
-	listener net.Listener // nil when connecting
+	listener net.Listener   // nil when connecting
 	own      netip.AddrPort // the address in use
 	remote   netip.AddrPort
 	max      int

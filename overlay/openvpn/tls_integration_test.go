@@ -6,65 +6,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net/netip"
-	"os/exec"
-	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
-
-// tlsLab is one row of the TLS matrix: both sides with their certificates.
-type tlsLab struct {
-	*staticLab
-	role Role
-	root *testCert
-	ours *testCert
-	peer *testCert
-}
-
-// newTLSLab prepares our side in that role; the peer has the other. Both know
-// each other by fingerprint.
-func newTLSLab(t testing.TB, role Role) *tlsLab {
-	l := &tlsLab{staticLab: newStaticLab(t), role: role}
-	usage := map[Role]certSpec{TLSClient: {name: "client", usages: usageClient}, TLSServer: {name: "server", usages: usageServer}}
-	l.root = mustCert(t, certSpec{name: "root", ca: true})
-	for _, side := range []struct {
-		r  Role
-		to **testCert
-	}{{role, &l.ours}, {1 - role, &l.peer}} {
-		spec := usage[side.r]
-		spec.issuer = l.root
-		*side.to = mustCert(t, spec)
-	}
-	l.cfg.Static = nil
-	l.cfg.TLS = &TLS{Role: role, Certificate: l.ours.chain(), Fingerprints: []Fingerprint{l.peer.fingerprint()}}
-	return l
-}
-
-// identity is the part of the peer's options with role, certificate and key.
-func (l *tlsLab) identity() []string {
-	certs, key := l.peer.pem(l.t)
-	args := []string{"--cert", l.file("peer.crt", certs), "--key", l.file("peer.key", key)}
-	if l.role == TLSServer {
-		return append(args, "--tls-client")
-	}
-	return append(args, "--tls-server", "--dh", "none")
-}
-
-// byFingerprint makes the peer know us by fingerprint.
-func (l *tlsLab) byFingerprint() []string {
-	return append(l.identity(), "--peer-fingerprint", l.ours.fingerprint().String())
-}
-
-// byCA makes both sides know each other by authority.
-func (l *tlsLab) byCA() []string {
-	l.cfg.TLS.CAs, l.cfg.TLS.Fingerprints = l.root.pool(), nil
-	return append(l.identity(), "--ca", l.file("ca.crt", l.root.rootPEM()))
-}
 
 func TestTLSWithRealPeer(t *testing.T) {
 	t.Parallel()
@@ -130,24 +79,29 @@ func TestTLSWithRealPeer(t *testing.T) {
 		}, cipher: CipherAES256GCM},
 		{name: "T9 tls-auth sha256", args: "--auth SHA256", setup: wrap(WrapAuth, DirectionNone, ""), cipher: CipherAES256GCM},
 		{name: "T10 tls 1.2", args: "--tls-version-max 1.2", cipher: CipherAES256GCM},
-		{name: "framing", args: "--compress stub-v2", setup: func(l *tlsLab) []string {
+		{name: "T1 framing", args: "--compress stub-v2", setup: func(l *tlsLab) []string {
 			l.cfg.Framing = FramingStubV2
 			return nil
 		}, cipher: CipherAES256GCM},
-		{name: "fragment", args: "--fragment 600 --mssfix 600", setup: func(l *tlsLab) []string {
+		{name: "T1 fragment", args: "--fragment 600 --mssfix 600", setup: func(l *tlsLab) []string {
 			l.cfg.Fragment = 600
 			return nil
 		}, cipher: CipherAES256GCM},
-		{name: "T17 large chain", ca: true, cipher: CipherAES256GCM, setup: func(l *tlsLab) []string { return nil }},
+		{name: "T17 three RSA-4096 certificates", ca: true, cipher: CipherAES256GCM},
 	} {
-		for _, role := range []Role{TLSClient, TLSServer} {
-			t.Run(fmt.Sprintf("%s as %s", r.name, role), func(t *testing.T) {
+		for _, way := range tlsWays {
+			t.Run(fmt.Sprintf("%s as %s over %s", r.name, way.role, way.tr), func(t *testing.T) {
 				t.Parallel()
-				l := newTLSLab(t, role)
-				if strings.HasPrefix(r.name, "T17") {
+				if strings.Contains(r.args, "--fragment") && way.tr != UDP {
+					return // fragment is for UDP
+				}
+				l := newTLSLab(t, way.role)
+				id, what, _ := strings.Cut(r.name, " ")
+				l.enter(id, strings.TrimSpace(what+" `"+r.args+"`"))
+				if id == "T17" {
 					l.largeChain()
 				}
-				args := append(l.udp(), strings.Fields(r.args)...)
+				args := append(l.carry(way.tr), strings.Fields(r.args)...)
 				if r.setup != nil {
 					args = append(args, r.setup(l)...)
 				}
@@ -156,25 +110,32 @@ func TestTLSWithRealPeer(t *testing.T) {
 				} else {
 					args = append(args, l.byFingerprint()...)
 				}
-				e := l.open()
-				p := l.openvpn(args...)
-				l.checkTraffic()
-				st := e.Status()
-				if st.Cipher != r.cipher || st.DataV2 == r.v1 || st.Keys != 1 || st.Restarts != 0 {
-					t.Errorf("status %+v", st)
-				}
-				if strings.HasPrefix(r.name, "T10") && st.TLSVersion != tls.VersionName(tls.VersionTLS12) {
-					t.Errorf("%s", st.TLSVersion)
-				}
-				for _, bad := range []string{"Bad ", "decrypt error", "TLS Error", "inconsistent"} {
-					if strings.Contains(p.log.String(), bad) {
-						t.Errorf("the peer complains: %q\n%s", bad, &p.log)
+				l.open()
+				l.prove(func() *realPeer { return l.openvpn(args...) }, func() {
+					st := l.e.Status()
+					if st.Cipher != r.cipher || st.DataV2 == r.v1 || st.Keys != 1 {
+						t.Errorf("status %+v", st)
 					}
-				}
+					if id == "T10" && st.TLSVersion != tls.VersionName(tls.VersionTLS12) {
+						t.Errorf("%s", st.TLSVersion)
+					}
+					format := "V2"
+					if r.v1 {
+						format = "V1"
+					}
+					l.note("%s, P_DATA_%s, %s", st.Cipher, format, st.TLSVersion)
+				})
 			})
 		}
 	}
 }
+
+// tlsWays are the combinations of role and transport that every row is tried in;
+// TestTLSTCPWithRealPeer has the others.
+var tlsWays = []struct {
+	role Role
+	tr   Transport
+}{{TLSClient, UDP}, {TLSServer, UDP}, {TLSClient, TCPConnect}, {TLSServer, TCPListen}}
 
 // largeChain puts both certificates under a chain of large RSA keys.
 func (l *tlsLab) largeChain() {
@@ -189,31 +150,59 @@ func (l *tlsLab) largeChain() {
 func TestTLSRefusals(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
-		name  string
-		args  string
-		setup func(l *tlsLab)
-		want  Reason
-		peer  string // in the log of the peer
+		id, what string
+		args     string
+		setup    func(l *tlsLab)
+		want     Reason
+		peer     string // in the log of the peer
 	}{
-		{"T6 we send no peer info, the peer has no cipher", "", func(l *tlsLab) { l.cfg.TLS.silent, l.cfg.TLS.Fallback = true, CipherAES256CBC }, 0, "No usable data channel cipher"},
-		{"T7 disjoint", "--data-ciphers AES-128-GCM", func(l *tlsLab) { l.cfg.TLS.Ciphers = []Cipher{CipherAES256GCM} }, ReasonCipher, ""},
-		{"T14 same role", "", func(l *tlsLab) { l.cfg.TLS.Role = 1 - l.role }, ReasonRole, "client->client or server->server"},
-		{"wrong fingerprint", "", func(l *tlsLab) { l.cfg.TLS.Fingerprints = []Fingerprint{{9}} }, ReasonCertificate, ""},
-		{"foreign certificate of ours", "", func(l *tlsLab) { l.cfg.TLS.Certificate = mustCert(l.t, certSpec{name: "x"}).chain() }, ReasonTLS, "certificate hash verification failed"},
+		{"T6", "we send no peer info, no `--cipher` at the peer", "", func(l *tlsLab) { l.cfg.TLS.silent, l.cfg.TLS.Fallback = true, CipherAES256CBC }, 0, "No usable data channel cipher"},
+		{"T7", "disjoint lists, no fallback", "--data-ciphers AES-128-GCM", func(l *tlsLab) { l.cfg.TLS.Ciphers = []Cipher{CipherAES256GCM} }, ReasonCipher, ""},
+		{"T14", "both have the same role", "", func(l *tlsLab) { l.cfg.TLS.Role = 1 - l.role }, ReasonRole, "client->client or server->server"},
+		{"7.3 cert", "the peer's fingerprint is another", "", func(l *tlsLab) { l.cfg.TLS.Fingerprints = []Fingerprint{{9}} }, ReasonCertificate, ""},
+		{"7.3 cert", "our certificate is unknown to the peer", "", func(l *tlsLab) { l.cfg.TLS.Certificate = mustCert(l.t, certSpec{name: "x"}).chain() }, ReasonTLS, "certificate hash verification failed"},
+		{"7.3 cert", "the peer's certificate is for our role", "", func(l *tlsLab) {
+			l.cfg.TLS.CAs, l.cfg.TLS.Fingerprints = l.root.pool(), nil
+			usage := map[Role][]x509.ExtKeyUsage{TLSClient: usageClient, TLSServer: usageServer}[l.role]
+			l.peer = mustCert(l.t, certSpec{name: "wrong", usages: usage, issuer: l.root})
+		}, ReasonCertificate, ""},
 	} {
-		for _, role := range []Role{TLSClient, TLSServer} {
-			t.Run(fmt.Sprintf("%s as %s", row.name, role), func(t *testing.T) {
+		for _, way := range tlsWays {
+			t.Run(fmt.Sprintf("%s %s as %s over %s", row.id, row.what, way.role, way.tr), func(t *testing.T) {
 				t.Parallel()
-				l := newTLSLab(t, role)
-				args := append(append(l.udp(), l.byFingerprint()...), strings.Fields(row.args)...)
+				l := newTLSLab(t, way.role)
+				l.enter(row.id, row.what)
 				row.setup(l)
+				args := append(append(l.carry(way.tr), l.byFingerprint()...), strings.Fields(row.args)...)
+				var log logLines
+				l.cfg.Logger = log.logger()
 				e := l.open()
 				p := l.openvpn(args...)
+				counted := func() bool { return row.want != 0 && e.Status().Counters.Dropped[row.want] > 0 }
+				said := func() bool { return row.peer != "" && strings.Contains(p.log.String(), row.peer) }
 				eventuallyLab(t, "the refusal", func() bool {
-					return (row.want == 0 || e.Status().Counters.Dropped[row.want] > 0) && strings.Contains(p.log.String(), row.peer)
+					if way.tr != UDP && (counted() || said()) {
+						return true // whoever finds it first closes the connection
+					}
+					return (row.want == 0 || counted()) && (row.peer == "" || said())
 				})
-				if exec.Command("ping", "-c", "1", "-W", "1", l.inner(2).String()).Run() == nil {
+				if l.pings() {
 					t.Error("a ping came through")
+				}
+				before, lines := e.Status().Counters.SentPackets, strings.Count(log.String(), "packet dropped")
+				<-time.After(5 * time.Second)
+				if n := e.Status().Counters.SentPackets - before; n > 100 {
+					t.Errorf("we sent %d packets in 5 s", n)
+				}
+				if n := strings.Count(log.String(), "packet dropped"); n > lines+2 {
+					t.Errorf("%d log lines in 5 s:\n%s", n-lines, &log)
+				}
+				l.result("refused, as it must be")
+				if counted() {
+					l.note("we count %s", strings.TrimPrefix(row.want.Error(), "dropped: "))
+				}
+				if said() {
+					l.note("openvpn says: %s", row.peer)
 				}
 			})
 		}
@@ -222,76 +211,61 @@ func TestTLSRefusals(t *testing.T) {
 
 func TestTLSRenegotiationWithRealPeer(t *testing.T) {
 	t.Parallel()
-	for _, row := range []struct {
-		name  string
+	type row struct {
+		what  string
 		wrap  Wrap
 		mask  uint32
 		whose string
-	}{
-		{"T11 the peer begins", WrapNone, 0, "peer"},
-		{"T11 we begin", WrapNone, 0, "ours"},
-		{"T11 both begin", WrapNone, 0, "both"},
-		{"T11 tls-crypt", WrapCrypt, 0, "ours"},
-		{"T11 tls-auth", WrapAuth, 0, "peer"},
-		{"T11 tls-crypt without dynamic", WrapCrypt, protoDynWrap, "peer"},
-		{"T11 prf and v1", WrapNone, protoP2P, "ours"},
-	} {
-		for _, role := range []Role{TLSClient, TLSServer} {
-			t.Run(fmt.Sprintf("%s as %s", row.name, role), func(t *testing.T) {
+	}
+	rows := []row{{"PRF and P_DATA_V1", WrapNone, protoP2P, "ours"}}
+	for _, wrap := range []Wrap{WrapNone, WrapCrypt, WrapAuth} {
+		for _, mask := range []uint32{0, protoDynWrap} {
+			what := "wrap " + wrap.String() + ", dynamic tls-crypt"
+			if mask != 0 {
+				what = "wrap " + wrap.String() + ", not dynamic"
+			}
+			for _, whose := range []string{"ours", "peer", "both"} {
+				rows = append(rows, row{what, wrap, mask, whose})
+			}
+		}
+	}
+	for _, r := range rows {
+		for _, way := range tlsWays {
+			if way.tr != UDP && (r.wrap != WrapCrypt || r.mask != 0) {
+				continue // over TCP, one kind will do
+			}
+			t.Run(fmt.Sprintf("T11 %s %s as %s over %s", r.what, r.whose, way.role, way.tr), func(t *testing.T) {
 				t.Parallel()
-				l := newTLSLab(t, role)
-				l.cfg.TLS.protoMask, l.cfg.TLS.RenegInterval = row.mask, -1
-				args := append(l.udp(), l.byFingerprint()...)
-				if row.wrap != WrapNone {
-					l.cfg.TLS.Wrap, l.cfg.TLS.WrapKey = row.wrap, l.key
-					args = append(args, "--auth", "SHA256", "--"+row.wrap.String(), l.keyFile())
+				l := newTLSLab(t, way.role)
+				who := map[string]string{"ours": "we begin", "peer": "the peer begins", "both": "both begin"}[r.whose]
+				l.enter("T11", r.what+", "+who)
+				l.cfg.TLS.protoMask, l.cfg.TLS.RenegInterval = r.mask, -1
+				args := append(l.carry(way.tr), l.byFingerprint()...)
+				if r.wrap != WrapNone {
+					l.cfg.TLS.Wrap, l.cfg.TLS.WrapKey = r.wrap, l.key
+					args = append(args, "--auth", "SHA256", "--"+r.wrap.String(), l.keyFile())
 				}
-				if row.whose != "peer" {
-					l.cfg.TLS.RenegInterval = 3 * time.Second
+				if r.whose != "peer" {
+					l.cfg.TLS.RenegInterval = 6 * time.Second
 				}
-				if row.whose != "ours" {
-					args = append(args, "--reneg-sec", "3", "0")
+				if r.whose != "ours" {
+					args = append(args, "--reneg-sec", "6", "6")
 				}
 				e := l.open()
 				l.openvpn(args...)
-				l.pingUntil(15 * time.Second)
-				l.run("ping", "-c", "3", "-i", "0.2", "-W", "2", "-q", l.inner(2).String())
-				out := l.pingWhile(t.Context(), func() bool { return e.Status().Keys >= 10 })
-				// The last ping may be under way when ping is stopped. How many there were
-				// depends on the machine, but none means that nothing was tested.
-				answered, last := 0, 0
-				for _, m := range regexp.MustCompile(`icmp_seq=(\d+)`).FindAllStringSubmatch(out, -1) {
-					n, _ := strconv.Atoi(m[1])
-					answered, last = answered+1, max(last, n)
-				}
-				if answered != last || last == 0 {
-					t.Errorf("%d of %d pings came back:\n%s", answered, last, out)
-				}
-				if st := e.Status(); st.Restarts != 0 || st.Keys < 10 {
+				l.pingUntil(labPatience)
+				l.ping(false, l.inner(2), 56)
+				restarts := e.Status().Restarts
+				l.pingWhile(func() bool { return e.Status().Keys >= 10 })
+				st := e.Status()
+				if st.Restarts != restarts || st.Keys < 10 {
 					t.Errorf("status %+v", st)
 				}
+				l.note("%d keys", st.Keys)
 				l.checkTCP(200 << 10)
 			})
 		}
 	}
-}
-
-// pingWhile pings until done and returns what ping says.
-func (l *lab) pingWhile(ctx context.Context, done func() bool) string {
-	l.t.Helper()
-	ping := exec.CommandContext(ctx, "ping", "-i", "0.1", l.inner(2).String())
-	var out bytes.Buffer
-	ping.Stdout = &out
-	if err := ping.Start(); err != nil {
-		l.t.Fatal(err)
-	}
-	deadline := time.Now().Add(3 * time.Minute) // not reached, unless something is wrong
-	for !done() && time.Now().Before(deadline) {
-		time.Sleep(50 * time.Millisecond)
-	}
-	_ = ping.Process.Signal(syscall.SIGINT)
-	_ = ping.Wait()
-	return out.String()
 }
 
 func TestTLSTCPWithRealPeer(t *testing.T) {
@@ -301,22 +275,32 @@ func TestTLSTCPWithRealPeer(t *testing.T) {
 			t.Run(fmt.Sprintf("T12 %s as %s", tr, role), func(t *testing.T) {
 				t.Parallel()
 				l := newTLSLab(t, role)
-				l.cfg.Transport, l.cfg.TLS.RenegInterval = tr, 4*time.Second
-				args := append(l.byFingerprint(), "--connect-retry", "1")
-				if tr == TCPListen {
-					l.cfg.Remote = ""
-					args = append(args, "--proto", "tcp-client", "--remote", l.outer(1).String(), "1195")
-				} else {
-					l.cfg.Local = netip.AddrPort{}
-					args = append(args, "--proto", "tcp-server", "--local", l.outer(2).String(), "--lport", "1195")
-				}
-				e := l.open()
+				l.cfg.TLS.RenegInterval = 4 * time.Second
+				args := append(l.carry(tr), l.byFingerprint()...)
+				l.enter("T12", "`"+strings.Join(args[:2], " ")+"`, we renegotiate every 4 s")
+				l.open()
+				l.prove(func() *realPeer { return l.openvpn(args...) }, func() {
+					st := l.e.Status()
+					if st.Keys < 3 {
+						t.Errorf("status %+v", st)
+					}
+				})
+			})
+			t.Run(fmt.Sprintf("T12 half-open %s as %s", tr, role), func(t *testing.T) {
+				t.Parallel()
+				l := newTLSLab(t, role)
+				l.cfg.Ping, l.cfg.PingRestart = 2*time.Second, 10*time.Second
+				args := append(append(l.carry(tr), l.byFingerprint()...), "--ping", "2", "--ping-restart", "10")
+				l.enter("T12", "`"+strings.Join(args[:2], " ")+"`, half-open: the peer dies behind a cut line")
+				l.open()
 				p := l.openvpn(args...)
 				l.checkTraffic()
-				eventuallyLab(t, "a renegotiation", func() bool { return e.Status().Keys >= 3 })
-				l.checkTraffic()
-				p.stop(syscall.SIGKILL)
+				l.cut()
+				p.stop(syscall.SIGKILL) // what it says to our kernel is lost
+				<-time.After(time.Second)
+				l.mend()
 				l.openvpn(args...)
+				l.note("back after %s", seconds(l.pingUntil(l.keepalive())))
 				l.checkTraffic()
 			})
 		}
@@ -325,38 +309,51 @@ func TestTLSTCPWithRealPeer(t *testing.T) {
 
 func TestTLSRecoveryWithRealPeer(t *testing.T) {
 	t.Parallel()
-	for _, role := range []Role{TLSClient, TLSServer} {
-		t.Run(fmt.Sprintf("T13 as %s", role), func(t *testing.T) {
+	for _, way := range tlsWays {
+		t.Run(fmt.Sprintf("T13 as %s over %s", way.role, way.tr), func(t *testing.T) {
 			t.Parallel()
-			l := newTLSLab(t, role)
-			args := append(append(l.udp(), l.byFingerprint()...), "--ping", "2", "--ping-restart", "6")
+			l := newTLSLab(t, way.role)
+			l.enter("T13", "`--ping 2 --ping-restart 6`: kill of either side, line cut for 12 s")
+			args := append(append(l.carry(way.tr), l.byFingerprint()...), "--ping", "2", "--ping-restart", "6")
 			l.cfg.Ping, l.cfg.PingRestart = 2*time.Second, 6*time.Second
-			tun := l.newTUN()
-			l.cfg.Device = keepOpen{tun}
-			e, err := Open(t.Context(), l.cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			l.open()
 			p := l.openvpn(args...)
 			l.checkTraffic()
 			p.stop(syscall.SIGKILL)
 			l.openvpn(args...)
-			l.pingUntil(10 * time.Second)
-			_ = e.Close() // says nothing, like a crash
-			_ = tun.f.SetReadDeadline(time.Time{})
-			e = mustReopen(t, l.cfg)
-			defer func() { _ = e.Close() }()
-			l.pingUntil(10 * time.Second)
-			va := fmt.Sprintf("va%d", l.n)
-			for _, hook := range []string{"input iifname", "output oifname"} {
-				hook, match, _ := strings.Cut(hook, " ")
-				l.run("nft", fmt.Sprintf("add table ip cut%d; add chain ip cut%d %s { type filter hook %s priority 0; }; add rule ip cut%d %s %s %s drop",
-					l.n, l.n, hook, hook, l.n, hook, match, va))
+			peer := l.pingUntil(l.keepalive())
+			l.reopen()
+			ours := l.pingUntil(l.keepalive())
+			l.cut()
+			<-time.After(12 * time.Second)
+			if l.e.Status().Restarts == 0 {
+				t.Error("we did not notice")
 			}
-			eventuallyLab(t, "we notice", func() bool { return e.Status().Restarts > 0 })
-			time.Sleep(4 * time.Second) // the line stays cut for a while
-			l.run("nft", fmt.Sprintf("delete table ip cut%d", l.n))
-			l.pingUntil(20 * time.Second)
+			l.mend()
+			line := l.pingUntil(2 * l.keepalive()) // both sides wait, one after the other at worst
+			l.note("back %s after a kill of openvpn, %s after ours, %s after the cut", seconds(peer), seconds(ours), seconds(line))
+			l.checkTraffic()
+		})
+	}
+}
+
+func TestTLSFollowsAPeerThatMoves(t *testing.T) {
+	t.Parallel()
+	for _, role := range []Role{TLSClient, TLSServer} {
+		t.Run(role.String(), func(t *testing.T) {
+			t.Parallel()
+			l := newTLSLab(t, role)
+			l.enter("T13", "we float, the peer's address and port change")
+			l.cfg.Float = true
+			e := l.open()
+			l.openvpn(append(append(l.udp(), l.byFingerprint()...), "--float")...)
+			l.checkTraffic()
+			l.movePeer(1195)
+			l.ping(true, l.inner(1), 56)
+			l.checkTraffic()
+			if st := e.Status(); st.Peer != netip.AddrPortFrom(l.outer(3), 4444) || st.Restarts != 0 || st.Keys != 1 {
+				t.Errorf("status %+v", st)
+			}
 		})
 	}
 }
@@ -364,28 +361,26 @@ func TestTLSRecoveryWithRealPeer(t *testing.T) {
 func TestTLSExitWithRealPeer(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
-		name string
+		what string
 		mask uint32
-	}{{"T15 control channel", 0}, {"T15 occ", protoExit}} {
+	}{{"over the control channel", 0}, {"in a data packet", protoExit}} {
 		for _, role := range []Role{TLSClient, TLSServer} {
-			t.Run(fmt.Sprintf("%s as %s", row.name, role), func(t *testing.T) {
+			t.Run(fmt.Sprintf("T15 %s as %s", row.what, role), func(t *testing.T) {
 				t.Parallel()
 				l := newTLSLab(t, role)
+				l.enter("T15", "`--explicit-exit-notify 1`, "+row.what)
 				l.cfg.TLS.protoMask, l.cfg.ExitNotify = row.mask, true
-				l.cfg.Device = l.newTUN()
-				e, err := Open(t.Context(), l.cfg)
-				if err != nil {
-					t.Fatal(err)
-				}
+				e := l.open()
 				args := append(append(l.udp(), l.byFingerprint()...), "--explicit-exit-notify", "1")
 				p := l.openvpn(args...)
 				l.checkTraffic()
 				p.stop(syscall.SIGTERM)
 				eventuallyLab(t, "we restart at once", func() bool { return strings.Contains(e.Status().LastError, "leaves") })
 				p = l.openvpn(args...)
-				l.pingUntil(15 * time.Second)
+				l.checkTraffic()
 				_ = e.Close()
-				eventuallyLab(t, "the peer restarts at once", func() bool { return strings.Contains(p.log.String(), "remote-exit") })
+				p.says("remote-exit")
+				l.note("each side restarts at the other's end")
 			})
 		}
 	}
@@ -393,32 +388,49 @@ func TestTLSExitWithRealPeer(t *testing.T) {
 
 func TestTLSBadLineWithRealPeer(t *testing.T) {
 	t.Parallel()
-	for _, role := range []Role{TLSClient, TLSServer} {
-		t.Run(fmt.Sprintf("T16 as %s", role), func(t *testing.T) {
-			t.Parallel()
-			l := newTLSLab(t, role)
-			l.cfg.Ping = time.Second
-			l.cfg.TLS.RenegInterval = 5 * time.Second
-			// A line that loses, doubles and turns round: in our transport, since not
-			// every kernel has netem.
-			bad := badLine(7, 0.1)
-			l.cfg.transport = func(ctx context.Context, c *Config) (transport, error) {
-				remote, err := resolveRemote(ctx, c, 0)
-				if err != nil {
-					return nil, err
+	for _, row := range []struct{ ours, peer bool }{{true, false}, {false, true}, {true, true}} {
+		for _, role := range []Role{TLSClient, TLSServer} {
+			what := map[bool]string{true: "both begin", false: "the peer begins"}[row.ours]
+			if !row.peer {
+				what = "we begin"
+			}
+			t.Run(fmt.Sprintf("T16 %s as %s", what, role), func(t *testing.T) {
+				t.Parallel()
+				l := newTLSLab(t, role)
+				l.enter("T16", "10 % lost each way by nftables, 10 % of the rest doubled and 10 % late; renegotiations, "+what)
+				l.cfg.Ping, l.cfg.TLS.RenegInterval = time.Second, -1
+				args := append(append(l.udp(), l.byFingerprint()...), "--ping", "1", "--ping-restart", "60")
+				if row.ours {
+					l.cfg.TLS.RenegInterval = 8 * time.Second
 				}
-				tr, err := listenUDP(ctx, c, remote)
-				return &badTransport{tr, bad}, err
-			}
-			e := l.open()
-			l.openvpn(append(l.udp(), l.byFingerprint()...)...)
-			eventuallyLab(t, "handshake", func() bool { return e.Status().Keys >= 1 })
-			eventuallyLab(t, "renegotiations", func() bool { return e.Status().Keys >= 4 })
-			l.pingUntil(10 * time.Second)
-			if st := e.Status(); st.Restarts != 0 {
-				t.Errorf("status %+v", st)
-			}
-		})
+				if row.peer {
+					args = append(args, "--reneg-sec", "8", "8")
+				}
+				for _, hook := range []string{"input", "output"} {
+					l.runThere("nft", fmt.Sprintf("add table ip loss; add chain ip loss %s { type filter hook %s priority 0; };"+
+						"add rule ip loss %s udp sport 1195 numgen random mod 100 < 10 drop", hook, hook, hook))
+				}
+				bad := badLine(7, 0, 0.1)
+				l.cfg.transport = func(ctx context.Context, c *Config) (transport, error) {
+					remote, err := resolveRemote(ctx, c, 0)
+					if err != nil {
+						return nil, err
+					}
+					tr, err := listenUDP(ctx, c, remote)
+					return &badTransport{tr, bad}, err
+				}
+				e := l.open()
+				l.openvpn(args...)
+				eventuallyLab(t, "handshake", func() bool { return e.Status().Keys >= 1 })
+				began := time.Now()
+				eventuallyLab(t, "renegotiations", func() bool { return e.Status().Keys >= 5 })
+				l.pingUntil(labPatience)
+				if st := e.Status(); st.Restarts != 0 {
+					t.Errorf("status %+v", st)
+				}
+				l.note("4 renegotiations in %s", seconds(time.Since(began)))
+			})
+		}
 	}
 }
 

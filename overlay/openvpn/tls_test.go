@@ -247,8 +247,8 @@ func TestKeyInUseIsNotForgottenByQuickRenegotiations(t *testing.T) {
 	})
 }
 
-// badLine loses, repeats and delays a share of the datagrams.
-func badLine(seed uint64, loss float64) func(from, to netip.AddrPort, p []byte) [][]byte {
+// badLine loses a share of the datagrams, and repeats and delays another each.
+func badLine(seed uint64, loss, other float64) func(from, to netip.AddrPort, p []byte) [][]byte {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	var mu sync.Mutex
 	var held []byte
@@ -259,9 +259,9 @@ func badLine(seed uint64, loss float64) func(from, to netip.AddrPort, p []byte) 
 		switch x := rnd.Float64(); {
 		case x < loss:
 			return nil
-		case x < 2*loss:
+		case x < loss+other:
 			return [][]byte{p, p}
-		case x < 3*loss && held == nil:
+		case x < loss+2*other && held == nil:
 			held, heldTo = p, to
 			return nil
 		case held != nil && heldTo == to:
@@ -277,7 +277,7 @@ func TestHandshakeAndRenegotiationSurviveABadLine(t *testing.T) {
 	for seed := range uint64(10) {
 		synctest.Test(t, func(t *testing.T) {
 			m := newMemNet()
-			m.setDeliver(badLine(seed, 0.1))
+			m.setDeliver(badLine(seed, 0.1, 0.1))
 			c, s := tlsPair(t, m)
 			c.TLS.RenegInterval = 20 * time.Second
 			ec := mustOpen(t, c)
@@ -375,6 +375,38 @@ func TestWrongCertificateFailsTheAttemptAndIsCounted(t *testing.T) {
 		if st := es.Status(); !strings.Contains(st.LastError, "fingerprint") {
 			t.Errorf("last error %q", st.LastError)
 		}
+	})
+}
+
+func TestRefusedAttemptsBecomeRarer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemNet()
+		c, s := tlsPair(t, m)
+		right := c.TLS.Fingerprints
+		c.TLS.Fingerprints = []Fingerprint{{9}}
+		seen := map[string]bool{} // session ids of the client
+		var mu sync.Mutex
+		m.setDeliver(func(from, _ netip.AddrPort, p []byte) [][]byte {
+			mu.Lock()
+			defer mu.Unlock()
+			if from == c.Local && p[0]>>3 == opResetClient {
+				seen[string(p[1:controlHeader])] = true
+			}
+			return [][]byte{p}
+		})
+		ec := mustOpen(t, c)
+		mustOpen(t, s)
+		time.Sleep(2 * time.Minute)
+		mu.Lock()
+		n := len(seen)
+		mu.Unlock()
+		if n < 5 || n > 30 {
+			t.Errorf("%d attempts in two minutes", n)
+		}
+		_ = ec.Close()
+		c.Device, c.TLS.Fingerprints = newChanDevice(), right
+		mustOpen(t, c)
+		mustPassBoth(t, c, s)
 	})
 }
 

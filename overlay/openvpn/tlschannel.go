@@ -36,6 +36,7 @@ type tlsChannel struct {
 	sessions []*session // guarded by mu, oldest first
 	active   *session   // guarded by mu, one of sessions
 	retryAt  time.Time  // guarded by mu: when to try again of our own accord
+	failures uint       // guarded by mu: attempts that failed in a row
 	tokens   float64    // guarded by mu: attempts that strangers may start now
 	filled   time.Time  // guarded by mu: when tokens was reckoned
 	outbox   []parcel   // guarded by mu: what to send after unlocking
@@ -54,8 +55,10 @@ const (
 	maxSessions  = 4
 	attemptBurst = 8
 	attemptRate  = 1 // per second
-	// retryPause is the pause after a failed attempt of ours.
-	retryPause = 2 * time.Second
+	// retryPause is the pause after a failed attempt of ours; it doubles up to
+	// maxRetryPause. Attempts of the peer are taken up at once in any case.
+	retryPause    = 2 * time.Second
+	maxRetryPause = 16 * time.Second
 	// controlLimit is the largest control packet that is sent, that of 2.6.
 	controlLimit = 1250
 	// maxKeyIDBeforeReneg is the packet id at which a key is replaced.
@@ -304,6 +307,13 @@ func (c *tlsChannel) tick(now time.Time) time.Time {
 	return next
 }
 
+// abandonLocked ends an attempt that failed and sets when to try again.
+func (c *tlsChannel) abandonLocked(s *session, now time.Time) {
+	c.dropLocked(s)
+	c.retryAt = now.Add(min(retryPause<<min(c.failures, 8), maxRetryPause))
+	c.failures++
+}
+
 // failed counts and records an attempt that did not succeed, and forgets it.
 func (c *tlsChannel) failed(s *session, k *key, err error) {
 	c.mu.Lock()
@@ -323,8 +333,7 @@ func (c *tlsChannel) failed(s *session, k *key, err error) {
 		s.negotiating = nil
 		s.renegAt = now.Add(renegRetry)
 	default:
-		c.dropLocked(s)
-		c.retryAt = now.Add(retryPause)
+		c.abandonLocked(s, now)
 	}
 	peer := s.path
 	c.unlockAndSend()
