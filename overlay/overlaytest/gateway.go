@@ -268,8 +268,12 @@ func (w *World) connected(a, b *Gateway) bool {
 
 // meets reports whether two gateways can find a direct path.
 func (w *World) meets(a, b *Gateway) bool {
-	both := a.nat != nil && b.nat != nil
-	return w.connected(a, b) && !(both && w.options.NAT.Symmetric && !w.options.NAT.Open)
+	return w.connected(a, b) && w.punch(a, b)
+}
+
+// punch reports whether the NATs of two gateways let them find each other.
+func (w *World) punch(a, b *Gateway) bool {
+	return a.nat == nil || b.nat == nil || !w.options.NAT.Symmetric || w.options.NAT.Open
 }
 
 // compareIn is compare for gateways that reach each other. Records come first:

@@ -186,7 +186,7 @@ func (l *law) disturbed() {
 	defer l.mu.Unlock()
 	for i, a := range l.world.gateways {
 		for j, b := range l.world.gateways[:i] {
-			good := l.up[i] && l.up[j] && n.usable(a.host.addr, b.host.addr) && n.usable(b.host.addr, a.host.addr)
+			good := l.up[i] && l.up[j] && l.world.punch(a, b) && n.usable(a.host.addr, b.host.addr) && n.usable(b.host.addr, a.host.addr)
 			if !good || !l.good[i][j] {
 				l.since[i][j], l.since[j][i] = now, now
 			}
