@@ -20,9 +20,9 @@ type traffic struct {
 	stop  chan struct{}
 	done  chan struct{}
 
-	mu    sync.Mutex           // guards all below
+	mu    sync.Mutex        // guards all below
 	sent  map[[2]int]unseen // by index
-	count map[string]int       // packets that arrived, by the site that got them
+	count map[string]int    // packets that arrived, by the site that got them
 }
 
 // unseen are packets from one gateway to another of which none has arrived yet.
