@@ -152,7 +152,7 @@ func (b *bench) firstLike(ctx context.Context, f trial, jobs int) (trial, bool) 
 }
 
 // numbers are what two lines about the same fault may differ in.
-var numbers = regexp.MustCompile(`[0-9][0-9.]*(h|m|s|ms|µs|ns|b)?`)
+var numbers = regexp.MustCompile(`([0-9][0-9.]*(ms|µs|ns|h|m|s|b)?)+`)
 
 // rule is a line without its numbers.
 func rule(line string) string { return numbers.ReplaceAllString(line, "#") }
