@@ -27,6 +27,7 @@ type Book struct {
 	proofs     map[trust.GatewayID][2][]byte // of equivocation, the first pair
 	superseded []trust.GatewayID             // since the last Expire
 	snapshot   []*Record                     // all, ascending by ID; nil: to be made
+	summary    *[32]byte                     // of all; nil: to be made
 }
 
 // entry is what the book knows of one gateway.
@@ -346,7 +347,7 @@ func (b *Book) putLocked(e *entry, r *Record) {
 	e.record = r
 	b.raws[r.sum] = r.ID
 	b.names[r.name()] = append(b.names[r.name()], r.ID)
-	b.snapshot = nil
+	b.snapshot, b.summary = nil, nil
 }
 
 func (b *Book) unindexLocked(r *Record) {
@@ -363,7 +364,7 @@ func (b *Book) removeLocked(id trust.GatewayID) {
 	b.unindexLocked(e.record)
 	delete(b.entries, id)
 	delete(b.proofs, id)
-	b.snapshot = nil
+	b.snapshot, b.summary = nil, nil
 }
 
 func (b *Book) supersedeLocked(ids []trust.GatewayID) {
@@ -412,12 +413,17 @@ func (b *Book) Get(id trust.GatewayID) (*Record, bool) {
 func (b *Book) All() []*Record {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return slices.Clone(b.allLocked())
+}
+
+// allLocked returns the list that is kept until something changes.
+func (b *Book) allLocked() []*Record {
 	if b.snapshot == nil {
 		for _, id := range b.idsLocked() {
 			b.snapshot = append(b.snapshot, b.entries[id].record)
 		}
 	}
-	return slices.Clone(b.snapshot)
+	return b.snapshot
 }
 
 func (b *Book) idsLocked() []trust.GatewayID {
@@ -478,12 +484,18 @@ func (b *Book) Digest() []DigestEntry {
 
 // Summary is equal for two books exactly if they hold the same records.
 func (b *Book) Summary() [32]byte {
-	var all []byte
-	for _, r := range b.All() {
-		all = append(all, r.ID[:]...)
-		all = append(all, r.BodyHash[:]...)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.summary == nil {
+		var all []byte
+		for _, r := range b.allLocked() {
+			all = append(all, r.ID[:]...)
+			all = append(all, r.BodyHash[:]...)
+		}
+		sum := trust.Hash("records", all)
+		b.summary = &sum
 	}
-	return trust.Hash("records", all)
+	return *b.summary
 }
 
 // Newer compares the book with somebody else's digest: what to send, because

@@ -221,6 +221,11 @@ func (v *Revocation) checkTarget() error {
 // Revoked reports whether a chain was withdrawn. An entry by a delegation
 // counts only for what that delegation issued.
 func (s *Revocations) Revoked(ch Chain) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.targets) == 0 {
+		return false // as nearly always: it is asked for every packet of gossip
+	}
 	c := ch.Certificate
 	keys := []target{{RevokeSerial, string(c.Serial[:])}, {RevokeIdentity, string(c.Identity[:])}}
 	if c.Ticket != [16]byte{} {
@@ -229,8 +234,6 @@ func (s *Revocations) Revoked(ch Chain) bool {
 	if ch.Delegation.Organisation != "" {
 		keys = append(keys, target{RevokeOrganisation, ch.Delegation.Organisation})
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, key := range keys {
 		for _, v := range s.targets[key] {
 			if v.signer.over(ch.Delegation) {
