@@ -52,11 +52,16 @@ func TestMain(m *testing.M) {
 func enterLab() int {
 	// The tests mostly wait, so all run at once.
 	args := append(append([]string{"--net", os.Args[0]}, os.Args[1:]...), "-test.parallel="+strconv.Itoa(maxLabs))
+	env, err := beforeLab()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	cmd := exec.Command("unshare", args...)
-	cmd.Env = append(os.Environ(), labEnv+"=in")
+	cmd.Env = append(append(os.Environ(), labEnv+"=in"), env...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
+	err = cmd.Run()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		return exit.ExitCode()
 	}

@@ -19,6 +19,9 @@ import (
 // tableSection is the part of the table that these tests fill.
 const tableSection = "distribution"
 
+// beforeLab has nothing to fetch.
+func beforeLab() ([]string, error) { return nil, nil }
+
 var allTransports = []Transport{UDP, TCPListen, TCPConnect}
 
 func TestStaticKeyWithRealPeer(t *testing.T) {
