@@ -18,7 +18,7 @@ PLATFORMS := linux/arm64 darwin/arm64 windows/amd64
 LINTER   := bin/tools/golangci-lint
 
 .NOTPARALLEL: # two of these at once slow each other down
-.PHONY: check help build test unit race lint tidy-check cross integration e2e openvpn bench bench-openvpn soak-openvpn sim sim-ci sim-report sim-real fuzz cover demo demo-vyos deps clean
+.PHONY: check help build test unit race lint tidy-check cross integration e2e openvpn openvpn-table e2e-openvpn-versions bench bench-openvpn soak-openvpn sim sim-ci sim-report sim-real fuzz cover demo demo-vyos deps clean
 
 check: build race lint cross tidy-check sim-ci ## what CI runs without privileges (the default)
 
@@ -56,8 +56,14 @@ integration: ## tests in network namespaces; fails without CAP_NET_ADMIN
 e2e: deps ## built binaries in whole worlds, each test three times; root, minutes
 	.ci/netadmin go test -tags integration -count=3 -timeout 30m ./internal/netlab/meshlab
 
-openvpn: deps ## overlay/openvpn against the distribution's real openvpn; root, a minute
-	.ci/netadmin .ci/tagged openvpn -timeout 10m
+openvpn: deps ## overlay/openvpn against the distribution's real openvpn; root, minutes
+	.ci/netadmin .ci/tagged openvpn -timeout 30m
+
+openvpn-table: deps ## the same, and its results into docs/openvpn-interop.md
+	OPENVPN_TABLE=$(CURDIR)/docs/openvpn-interop.md .ci/netadmin .ci/tagged openvpn -timeout 30m
+
+e2e-openvpn-versions: deps ## overlay/openvpn against openvpn 2.5 and 2.7 from the distribution's other suites, into the same table; root, apt
+	OPENVPN_TABLE=$(CURDIR)/docs/openvpn-interop.md .ci/netadmin .ci/tagged openvpnversions -timeout 30m
 
 bench: deps build ## throughput beside plain WireGuard and OpenVPN, for docs/performance.md; root, minutes
 	.ci/netadmin go run ./internal/bench
