@@ -80,14 +80,14 @@ func (s *staticLab) endure(steps []badStep) {
 }
 
 // alive shows that the connection is the same as before.
-func (s *staticLab) alive(restarts uint64) {
+func (s *staticLab) alive() {
 	s.t.Helper()
 	s.pingUntil(labPatience)
 	for range 3 { // the peer's next ids may be among those that were used up
 		s.pings()
 	}
 	s.checkTraffic()
-	if st := s.e.Status(); st.State != StateUp || st.Restarts != restarts {
+	if st := s.e.Status(); st.State != StateUp || st.Restarts != 0 {
 		s.t.Errorf("status %+v", st)
 	}
 }
@@ -180,9 +180,9 @@ func TestStaticBadInputBesideRealPeer(t *testing.T) {
 		{what: "inner packet of 1700", packet: f.seal(7, inner(1700, s.inner(2))), want: ReasonOversize},
 		{what: "larger than the buffer", packet: make([]byte, 9000), want: ReasonOversize},
 		{what: "another port", packet: good, from: netip.AddrPortFrom(s.outer(2), 1196), want: ReasonAddress},
-		{what: "another address", packet: good, from: netip.MustParseAddrPort("203.0.113.9:1195"), want: ReasonAddress},
+		{what: "another address", packet: good, from: netip.AddrPortFrom(s.outer(77), 1195), want: ReasonAddress},
 	})
-	s.alive(0)
+	s.alive()
 }
 
 func TestStaticBadFramingBesideRealPeer(t *testing.T) {
@@ -247,7 +247,7 @@ func TestStaticBadFramingBesideRealPeer(t *testing.T) {
 				next := f.seal(1+len(row.payloads), fragment(fragmentHeader{kind: fragmentMore, seq: 201}, "abcd"))
 				s.endure([]badStep{{what: "never completed", packet: next, want: ReasonFragment}})
 			}
-			s.alive(0)
+			s.alive()
 		})
 	}
 }
@@ -287,7 +287,7 @@ func TestTLSBadInputBesideRealPeer(t *testing.T) {
 				if wrap == WrapNone {
 					l.endureGarbageInTLS()
 				}
-				l.alive(0)
+				l.alive()
 				// Bare resets that somebody forges end in a new session of the honest sides
 				// at most, because our answer goes to the peer.
 				if n := l.e.Status().Keys; n != 1 && wrap != WrapNone {
@@ -432,7 +432,7 @@ func TestTCPBadInputBesideRealPeer(t *testing.T) {
 				t.Errorf("%s counted %d times", row.want, n)
 			}
 			s.note("closed, we count %s", strings.TrimPrefix(row.want.Error(), "dropped: "))
-			s.alive(0)
+			s.alive()
 		})
 	}
 	for _, tr := range []Transport{TCPListen, TCPConnect} {
@@ -476,11 +476,14 @@ func TestGarbageFromAThousandSourcesBesideRealPeer(t *testing.T) {
 			l.open()
 			l.openvpn(args...)
 			l.checkTraffic()
+			// Answers to strangers must have a way, or they would not be counted.
+			l.run("ip", "route", "add", "10.60.0.0/16", "via", l.outer(2).String())
+			t.Cleanup(func() { l.run("ip", "route", "del", "10.60.0.0/16") })
 			in := l.injection()
 			rnd := rand.New(rand.NewPCG(4, 2))
 			flood := func(sources int) {
 				for i := range sources {
-					from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), uint16(1024+i))
+					from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 60, byte(i >> 8), byte(i)}), uint16(1024+i))
 					for n := range 5 {
 						p := make([]byte, 1+rnd.IntN(1400))
 						for j := range p {
@@ -528,7 +531,7 @@ func TestGarbageFromAThousandSourcesBesideRealPeer(t *testing.T) {
 				t.Errorf("%d packets in reply to 5,000, want at most %d", answers, limit)
 			}
 			l.note("%d of 5000 counted, %d packets in reply, heap %+d KiB", dropped(l.e.Status().Counters)-dropped(began), answers, (after-before)>>10)
-			l.alive(0)
+			l.alive()
 		})
 	}
 }

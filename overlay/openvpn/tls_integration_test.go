@@ -97,7 +97,10 @@ func TestTLSWithRealPeer(t *testing.T) {
 				}
 				l := newTLSLab(t, way.role)
 				id, what, _ := strings.Cut(r.name, " ")
-				l.enter(id, strings.TrimSpace(what+" `"+r.args+"`"))
+				if r.args != "" {
+					what += " `" + r.args + "`"
+				}
+				l.enter(id, what)
 				if id == "T17" {
 					l.largeChain()
 				}
