@@ -32,10 +32,14 @@ func (s *staticLab) quiet() []string {
 	s.cfg.Ping, s.cfg.PingRestart = time.Hour, time.Hour
 	s.device = s.newTUN()
 	s.cfg.Device = s.device
-	// The kernel would look for IPv6 routers.
-	if err := os.WriteFile(fmt.Sprintf("/proc/sys/net/ipv6/conf/tu%d/disable_ipv6", s.n), []byte("1"), 0); err != nil {
-		s.t.Fatal(err)
+	// The kernels would look for IPv6 routers now and then.
+	silence := func(device string) {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+device+"/disable_ipv6", []byte("1"), 0); err != nil {
+			s.t.Error(err)
+		}
 	}
+	silence(fmt.Sprintf("tu%d", s.n))
+	s.inside(func() { silence("default") })
 	return []string{"--ping", "3600", "--ping-restart", "7200"}
 }
 
@@ -385,7 +389,7 @@ func (l *tlsLab) endureGarbageInTLS() {
 	})
 	p = controlPacket{op: opControl, sid: p.sid, acks: []uint32{0}, ackSID: ours, id: 1, payload: []byte("this is no TLS record, and never will be one")}
 	in.fromPeer(bareWrapping{}.seal(p.first(), p.sid, 0, 0, p.body()))
-	eventuallyLab(l.t, "the attempt fails", func() bool { return l.e.Status().Counters.Dropped[ReasonTLS] == before+1 })
+	eventuallyLab(l.t, "the attempt fails", func() bool { return l.e.Status().Counters.Dropped[ReasonTLS] > before })
 	l.note("garbage instead of TLS records: we count tls")
 }
 
