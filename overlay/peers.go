@@ -333,15 +333,12 @@ func (m *Mesh) usableEndpoint(e netip.AddrPort, configured bool) bool {
 // behindGateway reports whether addr lies in a prefix that a gateway was
 // granted. Gateways of this site may use the LAN that they share.
 func (m *Mesh) behindGateway(addr netip.Addr) bool {
-	for _, r := range m.book.All() {
-		c := r.Chain.Certificate
-		for _, g := range c.Grants {
-			if g.Prefix.Contains(addr) && (c.Site != m.self.certificate().Site || !m.host.onLink(addr)) {
-				return true
-			}
-		}
-	}
-	return false
+	own, ours, others := m.self.certificate().Site, false, false
+	m.book.Granted(addr, func(site string) bool {
+		ours, others = ours || site == own, others || site != own
+		return !others
+	})
+	return others || ours && !m.host.onLink(addr)
 }
 
 // onlyLoopback reports whether this host itself can be reached by nothing else.

@@ -26,13 +26,27 @@ func (g *Gossip) spread(ctx context.Context) {
 		if g.queue.NumQueued() == 0 {
 			continue
 		}
-		members := g.Members()
-		for i := range min(g.cfg.Tuning.GossipNodes, len(members)) {
-			j := i + rand.IntN(len(members)-i)
-			members[i], members[j] = members[j], members[i]
-			g.tell(members[i])
+		for _, id := range g.draw(g.cfg.Tuning.GossipNodes) {
+			g.tell(id)
 		}
 	}
+}
+
+// draw returns n of Members, or all if they are fewer. It looks only at those that it draws.
+func (g *Gossip) draw(n int) []trust.GatewayID {
+	list := g.list.Load()
+	if list == nil {
+		return nil
+	}
+	var drawn []trust.GatewayID
+	for nodes := list.Members(); len(nodes) > 0 && len(drawn) < n; {
+		i, last := rand.IntN(len(nodes)), len(nodes)-1
+		if id, ok := g.stored(nodes[i]); ok {
+			drawn = append(drawn, id)
+		}
+		nodes[i], nodes = nodes[last], nodes[:last]
+	}
+	return drawn
 }
 
 // tell sends one member as many broadcasts as fit into a packet.

@@ -34,6 +34,7 @@ var versions = []byte{memberlist.ProtocolVersionMin, memberlist.ProtocolVersionM
 // keeps no state and is safe for concurrent use.
 type filter struct {
 	self  trust.GatewayID
+	name  string // of self
 	addr  func(trust.GatewayID) (netip.Addr, bool)
 	count *counters
 }
@@ -138,7 +139,7 @@ func (f *filter) ping(peer trust.GatewayID, b []byte, v *verdict) error {
 	if err := decode(b, p.fields()); err != nil {
 		return err
 	}
-	if p.node != f.self.String() || !f.isSource(peer, &p) {
+	if p.node != f.name || !f.isSource(peer, &p) {
 		f.count.add(dropSource)
 		return nil
 	}
@@ -226,7 +227,7 @@ func (f *filter) accepts(m *member) bool {
 }
 
 func (f *filter) incarnationLimit(name string) uint32 {
-	if name == f.self.String() {
+	if name == f.name {
 		return maxRefuted
 	}
 	return maxIncarnation

@@ -20,7 +20,7 @@ var (
 )
 
 func newFilter() *filter {
-	return &filter{self: selfID, count: new(counters), addr: func(id trust.GatewayID) (netip.Addr, bool) {
+	return &filter{self: selfID, name: selfID.String(), count: new(counters), addr: func(id trust.GatewayID) (netip.Addr, bool) {
 		return testAddr(id), id == selfID || id == peerID || id == victimID
 	}}
 }

@@ -163,7 +163,7 @@ func New(cfg Config) (*Gossip, error) {
 		joins:    make(map[trust.GatewayID]struct{}),
 		hints:    make(map[trust.GatewayID]hint),
 	}
-	f := &filter{self: cfg.Self, addr: cfg.Addr, count: &g.count}
+	f := &filter{self: cfg.Self, name: cfg.Self.String(), addr: cfg.Addr, count: &g.count}
 	g.transport = newTransport(cfg, f, self)
 	g.inbox = newInbox(f, g.transport.packets, g.users)
 	g.queue = memberlist.TransmitLimitedQueue{NumNodes: g.numNodes, RetransmitMult: cfg.Tuning.Retransmit}
@@ -274,12 +274,21 @@ func (g *Gossip) Members() []trust.GatewayID {
 	nodes := list.Members()
 	ids := make([]trust.GatewayID, 0, len(nodes))
 	for _, n := range nodes {
-		id, err := trust.ParseGatewayID(n.Name)
-		if _, stored := g.cfg.Addr(id); err == nil && stored && id != g.cfg.Self {
+		if id, ok := g.stored(n); ok {
 			ids = append(ids, id)
 		}
 	}
 	return ids
+}
+
+// stored returns the gateway that a member is, if it is another one than ours with a stored record.
+func (g *Gossip) stored(n *memberlist.Node) (trust.GatewayID, bool) {
+	id, err := trust.ParseGatewayID(n.Name)
+	if err != nil || id == g.cfg.Self {
+		return trust.GatewayID{}, false
+	}
+	_, ok := g.cfg.Addr(id)
+	return id, ok
 }
 
 // Counters returns how often each thing happened that an operator may ask

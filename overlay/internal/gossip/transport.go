@@ -179,7 +179,7 @@ func (t *transport) send(peer trust.GatewayID, b []byte) error {
 // destination finds the peer that memberlist means.
 func (t *transport) destination(to memberlist.Address) (trust.GatewayID, error) {
 	at, err := netip.ParseAddrPort(to.Addr)
-	if err != nil || to.Name == t.filter.self.String() || !t.filter.isNode(to.Name, at.Addr().AsSlice(), at.Port()) {
+	if err != nil || to.Name == t.filter.name || !t.filter.isNode(to.Name, at.Addr().AsSlice(), at.Port()) {
 		t.count.add(dropDestination)
 		return trust.GatewayID{}, errDestination
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -27,7 +28,9 @@ type Book struct {
 	proofs     map[trust.GatewayID][2][]byte // of equivocation, the first pair
 	superseded []trust.GatewayID             // since the last Expire
 	snapshot   []*Record                     // all, ascending by ID; nil: to be made
-	summary    *[32]byte                     // of all; nil: to be made
+	summary    *[32]byte                     // of snapshot; nil: to be made
+	waiting    map[trust.GatewayID]struct{}  // entries with a next
+	ground     ground                        // of all records
 }
 
 // entry is what the book knows of one gateway.
@@ -85,6 +88,7 @@ func NewBook(root *trust.Root, self trust.GatewayID) *Book {
 		raws:    make(map[[32]byte]trust.GatewayID),
 		names:   make(map[string][]trust.GatewayID),
 		proofs:  make(map[trust.GatewayID][2][]byte),
+		waiting: make(map[trust.GatewayID]struct{}),
 	}
 }
 
@@ -203,6 +207,7 @@ func (b *Book) takeLocked(r *Record, tick time.Time) (Verdict, *Record, error) {
 	if !e.spend(tick) {
 		b.dropNextLocked(e)
 		e.next, b.raws[r.sum] = r, r.ID
+		b.waiting[r.ID] = struct{}{}
 		return Limited, r, nil
 	}
 	b.putLocked(e, r)
@@ -299,6 +304,7 @@ func (b *Book) newerLocked(stands, r *Record) bool {
 func (b *Book) dropNextLocked(e *entry) {
 	if e.next != nil {
 		delete(b.raws, e.next.sum)
+		delete(b.waiting, e.next.ID)
 		e.next = nil
 	}
 }
@@ -327,9 +333,12 @@ func (b *Book) ripeLocked(e *entry, tick time.Time) *Record {
 func (b *Book) Ripe(tick time.Time) []*Record {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if len(b.waiting) == 0 {
+		return nil
+	}
 	var out []*Record
-	for _, id := range b.idsLocked() {
-		if e := b.entries[id]; e != nil {
+	for _, id := range slices.SortedFunc(maps.Keys(b.waiting), compareIDs) {
+		if e := b.entries[id]; e != nil { // else one before it has superseded it
 			if r := b.ripeLocked(e, tick); r != nil {
 				out = append(out, r)
 			}
@@ -337,6 +346,8 @@ func (b *Book) Ripe(tick time.Time) []*Record {
 	}
 	return out
 }
+
+func compareIDs(x, y trust.GatewayID) int { return bytes.Compare(x[:], y[:]) }
 
 // putLocked makes r the record of its entry.
 func (b *Book) putLocked(e *entry, r *Record) {
@@ -347,11 +358,15 @@ func (b *Book) putLocked(e *entry, r *Record) {
 	e.record = r
 	b.raws[r.sum] = r.ID
 	b.names[r.name()] = append(b.names[r.name()], r.ID)
-	b.snapshot, b.summary = nil, nil
+	b.ground.add(r, 1)
+	b.changedLocked()
 }
+
+func (b *Book) changedLocked() { b.snapshot, b.summary = nil, nil }
 
 func (b *Book) unindexLocked(r *Record) {
 	delete(b.raws, r.sum)
+	b.ground.add(r, -1)
 	ids := slices.DeleteFunc(b.names[r.name()], func(id trust.GatewayID) bool { return id == r.ID })
 	if b.names[r.name()] = ids; len(ids) == 0 {
 		delete(b.names, r.name())
@@ -364,7 +379,7 @@ func (b *Book) removeLocked(id trust.GatewayID) {
 	b.unindexLocked(e.record)
 	delete(b.entries, id)
 	delete(b.proofs, id)
-	b.snapshot, b.summary = nil, nil
+	b.changedLocked()
 }
 
 func (b *Book) supersedeLocked(ids []trust.GatewayID) {
@@ -416,9 +431,10 @@ func (b *Book) All() []*Record {
 	return slices.Clone(b.allLocked())
 }
 
-// allLocked returns the list that is kept until something changes.
+// allLocked returns all records, ascending by gateway ID, in a slice that nobody changes.
 func (b *Book) allLocked() []*Record {
-	if b.snapshot == nil {
+	if b.snapshot == nil && len(b.entries) > 0 {
+		b.snapshot = make([]*Record, 0, len(b.entries))
 		for _, id := range b.idsLocked() {
 			b.snapshot = append(b.snapshot, b.entries[id].record)
 		}
@@ -426,12 +442,21 @@ func (b *Book) allLocked() []*Record {
 	return b.snapshot
 }
 
+// Granted calls yield for sites that were granted a prefix with addr in it,
+// until that returns false; a site may come more than once. yield must not call
+// the book.
+func (b *Book) Granted(addr netip.Addr, yield func(site string) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ground.at(addr, yield)
+}
+
 func (b *Book) idsLocked() []trust.GatewayID {
 	ids := make([]trust.GatewayID, 0, len(b.entries))
 	for id := range b.entries {
 		ids = append(ids, id)
 	}
-	slices.SortFunc(ids, func(x, y trust.GatewayID) int { return bytes.Compare(x[:], y[:]) })
+	slices.SortFunc(ids, compareIDs)
 	return ids
 }
 
@@ -487,7 +512,7 @@ func (b *Book) Summary() [32]byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.summary == nil {
-		var all []byte
+		all := make([]byte, 0, len(b.entries)*(len(trust.GatewayID{})+sha256.Size))
 		for _, r := range b.allLocked() {
 			all = append(all, r.ID[:]...)
 			all = append(all, r.BodyHash[:]...)

@@ -22,6 +22,7 @@ type Revocations struct {
 	entries map[[32]byte]*Revocation
 	targets map[target][]*Revocation
 	signers map[signer][]*Revocation // ascending by rank
+	digest  *[32]byte                // nil: to be made
 }
 
 // Revocation withdraws one thing.
@@ -124,6 +125,7 @@ func (s *Revocations) addLocked(v *Revocation) bool {
 	}
 	s.signers[v.signer] = slices.Insert(list, at, v)
 	s.entries[v.id] = v
+	s.digest = nil
 	key := v.target()
 	s.targets[key] = append(s.targets[key], v)
 	if list = s.signers[v.signer]; len(list) > revocationQuota {
@@ -135,6 +137,7 @@ func (s *Revocations) addLocked(v *Revocation) bool {
 func (s *Revocations) removeLocked(v *Revocation) {
 	same := func(other *Revocation) bool { return other == v }
 	delete(s.entries, v.id)
+	s.digest = nil
 	key := v.target()
 	if s.targets[key] = slices.DeleteFunc(s.targets[key], same); len(s.targets[key]) == 0 {
 		delete(s.targets, key)
@@ -221,27 +224,22 @@ func (v *Revocation) checkTarget() error {
 // Revoked reports whether a chain was withdrawn. An entry by a delegation
 // counts only for what that delegation issued.
 func (s *Revocations) Revoked(ch Chain) bool {
+	c := ch.Certificate
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.targets) == 0 {
-		return false // as nearly always: it is asked for every packet of gossip
+	if len(s.targets) == 0 { // as nearly always, and this is asked for every packet of gossip
+		return false
 	}
-	c := ch.Certificate
-	keys := []target{{RevokeSerial, string(c.Serial[:])}, {RevokeIdentity, string(c.Identity[:])}}
-	if c.Ticket != [16]byte{} {
-		keys = append(keys, target{RevokeTicket, string(c.Ticket[:])})
-	}
-	if ch.Delegation.Organisation != "" {
-		keys = append(keys, target{RevokeOrganisation, ch.Delegation.Organisation})
-	}
-	for _, key := range keys {
-		for _, v := range s.targets[key] {
-			if v.signer.over(ch.Delegation) {
-				return true
-			}
-		}
-	}
-	return false
+	// A lookup with a converted key allocates nothing.
+	return ch.withdrawnBy(s.targets[target{RevokeSerial, string(c.Serial[:])}]) ||
+		ch.withdrawnBy(s.targets[target{RevokeIdentity, string(c.Identity[:])}]) ||
+		c.Ticket != [16]byte{} && ch.withdrawnBy(s.targets[target{RevokeTicket, string(c.Ticket[:])}]) ||
+		ch.Delegation.Organisation != "" && ch.withdrawnBy(s.targets[target{RevokeOrganisation, ch.Delegation.Organisation}])
+}
+
+// withdrawnBy reports whether one of the entries about a part of the chain counts.
+func (ch Chain) withdrawnBy(entries []*Revocation) bool {
+	return slices.ContainsFunc(entries, func(v *Revocation) bool { return v.signer.over(ch.Delegation) })
 }
 
 // over reports whether the signer may revoke what d issued.
@@ -265,11 +263,15 @@ func (s *Revocations) Raw() [][]byte {
 func (s *Revocations) Digest() [32]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var b []byte
-	for _, id := range s.idsLocked() {
-		b = append(b, id[:]...)
+	if s.digest == nil {
+		var b []byte
+		for _, id := range s.idsLocked() {
+			b = append(b, id[:]...)
+		}
+		digest := hash("revocations", b)
+		s.digest = &digest
 	}
-	return hash("revocations", b)
+	return *s.digest
 }
 
 func (s *Revocations) idsLocked() [][32]byte {
