@@ -73,7 +73,7 @@ func (p *Port) SetBoot(peer trust.GatewayID, boot trust.BootID) error {
 	if err := pe.setBootLocked(p.own.Boot, boot); err != nil {
 		return err
 	}
-	p.indexLocked()
+	p.indexLocked(pe)
 	return nil
 }
 

@@ -16,6 +16,8 @@ import (
 // peer is another gateway with whom we share keys.
 type peer struct {
 	id       trust.GatewayID
+	public   PeerKeys    // that keys were derived from; guarded by Port.mu
+	indexed  []keyID     // its entries in Port.index; guarded by Port.mu
 	keys     []*pairKeys // never empty, newest first; guarded by Port.mu
 	endpoint *Endpoint
 	counter  *gossipCounter
@@ -126,6 +128,9 @@ func (p *Port) SetPeer(keys PeerKeys) error {
 	if keys.Identity == p.own.Identity || keys.ID == p.own.ID {
 		return fmt.Errorf("peer %s: %w", keys.ID.Short(), errOwnKeys)
 	}
+	if p.has(keys) {
+		return nil
+	}
 	agreed, err := agree(p.mesh, &p.own, &keys)
 	if err != nil {
 		return fmt.Errorf("peer %s: %w", keys.ID.Short(), err)
@@ -139,9 +144,22 @@ func (p *Port) SetPeer(keys PeerKeys) error {
 	if err := pe.setKeysLocked(agreed, p.own.Boot); err != nil {
 		return fmt.Errorf("peer %s: %w", keys.ID.Short(), err)
 	}
+	pe.public = keys
 	p.peers[keys.ID] = pe
-	p.indexLocked()
+	p.indexLocked(pe)
 	return nil
+}
+
+// has reports whether a peer has exactly these keys. Most records of a gateway
+// differ in other things.
+func (p *Port) has(keys PeerKeys) bool {
+	pe := p.peer(keys.ID)
+	if pe == nil {
+		return false
+	}
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return pe.public == keys
 }
 
 var errOwnKeys = errors.New("keys of this gateway")
@@ -176,29 +194,40 @@ func (p *Port) RemovePeer(id trust.GatewayID) {
 	if e := p.endpoints[id]; e != nil {
 		e.path.Store(nil)
 	}
-	if _, ok := p.peers[id]; ok {
+	if pe, ok := p.peers[id]; ok {
 		delete(p.peers, id)
-		p.indexLocked()
+		p.unindexLocked(pe)
 	}
 }
 
-// indexLocked rebuilds the table of key IDs.
-func (p *Port) indexLocked() {
-	index := make(map[keyID]keyOwner, len(p.index)+2)
-	for _, pe := range p.peers {
-		for _, k := range pe.keys {
-			index[k.receiveID] = keyOwner{peer: pe, keys: k}
+// indexLocked puts the key IDs of a peer into the table anew.
+func (p *Port) indexLocked(pe *peer) {
+	p.unindexLocked(pe)
+	put := func(id keyID, o keyOwner) {
+		p.index[id] = o
+		pe.indexed = append(pe.indexed, id)
+	}
+	for _, k := range pe.keys {
+		put(k.receiveID, keyOwner{peer: pe, keys: k})
+	}
+	for i, st := range pe.starts {
+		if i > 1 || (i == 1 && st.until.IsZero()) {
+			break // only the present start and the one before
 		}
-		for i, st := range pe.starts {
-			if i > 1 || (i == 1 && st.until.IsZero()) {
-				break // only the present start and the one before
-			}
-			for k, s := range st.sessions {
-				index[s.keys.receiveID] = keyOwner{peer: pe, keys: k, session: s, until: st.until}
-			}
+		for k, s := range st.sessions {
+			put(s.keys.receiveID, keyOwner{peer: pe, keys: k, session: s, until: st.until})
 		}
 	}
-	p.index = index
+}
+
+// unindexLocked takes the key IDs of a peer out of the table.
+func (p *Port) unindexLocked(pe *peer) {
+	for _, id := range pe.indexed {
+		if p.index[id].peer == pe {
+			delete(p.index, id)
+		}
+	}
+	pe.indexed = pe.indexed[:0]
 }
 
 func (p *Port) gossipCounterLocked(id trust.GatewayID) *gossipCounter {

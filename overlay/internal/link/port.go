@@ -105,6 +105,7 @@ func Open(ctx context.Context, cfg Config) (*Port, error) {
 		peers:          make(map[trust.GatewayID]*peer),
 		endpoints:      make(map[trust.GatewayID]*Endpoint),
 		gossipCounters: make(map[trust.GatewayID]*gossipCounter),
+		index:          make(map[keyID]keyOwner),
 		idle:           make(chan struct{}),
 	}
 	if p.log == nil {
