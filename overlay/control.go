@@ -40,7 +40,26 @@ func (m *Mesh) controlLoop(ctx context.Context) error {
 		} else {
 			m.warn("apply", "")
 		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(m.applyPause()):
+		}
 	}
+}
+
+// applyShare and maxApplyPause bound what is spent on applying while changes
+// come without end, as when a whole mesh starts: each application looks at all
+// gateways, and costs the more the more there are. The first change after a
+// pause is applied at once.
+const (
+	applyShare    = time.Millisecond // of pause for each gateway
+	maxApplyPause = 250 * time.Millisecond
+)
+
+// applyPause is the least time between two applications.
+func (m *Mesh) applyPause() time.Duration {
+	return min(time.Duration(m.book.Len())*applyShare, maxApplyPause)
 }
 
 // apply computes the desired state and puts the difference into effect. Only
@@ -110,32 +129,31 @@ func (m *Mesh) overlayRoutes(d engine.Desired) []netip.Prefix {
 
 // inputs collects what the engine decides from.
 func (m *Mesh) inputs() engine.Inputs {
-	in := engine.Inputs{
-		Self:    m.self.id,
-		Site:    m.self.certificate().Site,
-		Overlay: m.self.block,
-		Proven:  make(map[GatewayID]bool),
-	}
-	alive, steady := make(map[GatewayID]bool), make(map[GatewayID]bool)
 	now := m.now()
+	records := slices.DeleteFunc(m.book.All(), func(r *record.Record) bool {
+		return m.revocations.Revoked(r.Chain) || !r.ValidAt(now)
+	})
+	in := engine.Inputs{
+		Self:          m.self.id,
+		Site:          m.self.certificate().Site,
+		Overlay:       m.self.block,
+		Announcements: m.said.of(records),
+	}
 	m.mu.Lock()
 	in.Accept = slices.Clone(m.accept)
+	in.Proven = make(map[GatewayID]bool, len(m.peers))
+	alive, steady := make(map[GatewayID]bool, len(m.peers)), make(map[GatewayID]bool, len(m.peers))
 	for id, p := range m.peers {
 		in.Proven[id], alive[id], steady[id] = p.proven, p.alive, p.steady
 	}
-	m.mu.Unlock()
-	for _, r := range m.book.All() {
-		if m.revocations.Revoked(r.Chain) || !r.ValidAt(now) {
-			continue
-		}
-		a := announcement(r)
-		if key, ok := m.provenKey(r); ok {
-			a.WireGuard = key
+	for i, r := range records {
+		if key, ok := m.provenKeyLocked(r); ok {
+			in.Announcements[i].WireGuard = key
 		} else {
 			in.Proven[r.ID] = false
 		}
-		in.Announcements = append(in.Announcements, a)
 	}
+	m.mu.Unlock()
 	in.Alive = preferable(in.Announcements, alive, steady)
 	in.Local = m.localPrefixes(in.Announcements)
 	return in
@@ -144,7 +162,7 @@ func (m *Mesh) inputs() engine.Inputs {
 // localPrefixes are the announced prefixes of others that this host cannot
 // route into the overlay, and the addresses of endpoints in use.
 func (m *Mesh) localPrefixes(all []engine.Announcement) []engine.Local {
-	var out []engine.Local
+	out := make([]engine.Local, 0, len(all))
 	for _, a := range all {
 		if a.ID == m.self.id {
 			continue
@@ -156,11 +174,34 @@ func (m *Mesh) localPrefixes(all []engine.Announcement) []engine.Local {
 		}
 		if path, ok := m.prover.Path(a.ID); ok {
 			addr := path.Addr.Addr().Unmap()
-			out = append(out, engine.Local{
-				Prefix: netip.PrefixFrom(addr, addr.BitLen()),
-				Reason: fmt.Sprintf("covers the endpoint of %s", a.Name),
-			})
+			out = append(out, engine.Local{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Reason: "covers the endpoint of " + a.Name})
 		}
+	}
+	return out
+}
+
+// sayings are what the engine needs of records, kept for as long as the
+// records stand. Open and the control loop use it, one after the other.
+type sayings map[GatewayID]saying
+
+type saying struct {
+	record       *record.Record
+	announcement engine.Announcement
+}
+
+// of returns the announcement of each record. Their lists are not to be changed.
+func (s *sayings) of(records []*record.Record) []engine.Announcement {
+	if *s == nil || len(*s) > 2*len(records) { // more than half have gone
+		*s = make(sayings, len(records))
+	}
+	out := make([]engine.Announcement, len(records))
+	for i, r := range records {
+		said := (*s)[r.ID]
+		if said.record != r {
+			said = saying{r, announcement(r)}
+			(*s)[r.ID] = said
+		}
+		out[i] = said.announcement
 	}
 	return out
 }
@@ -189,8 +230,11 @@ func announcement(r *record.Record) engine.Announcement {
 // announce tells watchers and the log what changed in peers, routes and conflicts.
 func (m *Mesh) announce(had, want engine.Desired) {
 	for _, p := range want.Peers {
+		if hasPeer(had, p.ID) {
+			continue
+		}
 		path, ok := m.prover.Path(p.ID)
-		if r, known := m.book.Get(p.ID); known && ok && !hasPeer(had, p.ID) {
+		if r, known := m.book.Get(p.ID); known && ok {
 			c := r.Chain.Certificate
 			m.log.Info("peer up", "peer", c.Gateway, "site", c.Site, "path", path.Addr, "rtt", path.RTT)
 			m.events.emit(Event{Kind: EventPeerUp, Gateway: c.Gateway, Site: c.Site, Path: path.Addr})
@@ -237,7 +281,8 @@ func (m *Mesh) announce(had, want engine.Desired) {
 func (a *applied) has(id GatewayID) bool { return hasPeer(a.desired, id) }
 
 func hasPeer(d engine.Desired, id GatewayID) bool {
-	return slices.ContainsFunc(d.Peers, func(p engine.Peer) bool { return p.ID == id })
+	_, found := slices.BinarySearchFunc(d.Peers, id, func(p engine.Peer, id GatewayID) int { return compareIDs(p.ID, id) })
+	return found
 }
 
 func prefixesOf(routes []Route) []netip.Prefix {

@@ -67,6 +67,8 @@ type Mesh struct {
 	warnings  map[string]string // by cause
 	saved     map[GatewayID]netip.AddrPort
 
+	said sayings // used by apply alone
+
 	stop    context.CancelFunc
 	stopped chan struct{}
 	err     error // valid once stopped is closed

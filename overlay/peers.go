@@ -19,6 +19,12 @@ import (
 // the book makes of it. how names the way it came, for the log.
 func (m *Mesh) offer(raw []byte, how string) (*record.Record, error) {
 	verdict, r, err := m.book.Offer(raw, m.now(), time.Now())
+	m.heed(verdict, r, err, how)
+	return r, err
+}
+
+// heed acts on what the book made of a record.
+func (m *Mesh) heed(verdict record.Verdict, r *record.Record, err error, how string) {
 	m.count("record." + verdict.String())
 	switch verdict {
 	case record.Accepted:
@@ -32,7 +38,6 @@ func (m *Mesh) offer(raw []byte, how string) (*record.Record, error) {
 	case record.Refused:
 		m.log.Debug("record refused", "from", how, "err", err)
 	}
-	return r, err
 }
 
 // ripenInterval is how often records that came too fast are looked at again:
@@ -118,13 +123,11 @@ func (m *Mesh) keyProven(id GatewayID, key trust.ExchangeKey) {
 	}
 }
 
-// provenKey returns the WireGuard key that a gateway may be configured with:
+// provenKeyLocked returns the WireGuard key that a gateway may be configured with:
 // the present one of its record, or the previous one while that alone is proven.
-func (m *Mesh) provenKey(r *record.Record) (trust.ExchangeKey, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+func (m *Mesh) provenKeyLocked(r *record.Record) (trust.ExchangeKey, bool) {
 	state := m.peers[r.ID]
-	for _, key := range []trust.ExchangeKey{r.WireGuard, r.PreviousWireGuard} {
+	for _, key := range [...]trust.ExchangeKey{r.WireGuard, r.PreviousWireGuard} {
 		if state != nil && slices.Contains(state.keys, key) {
 			return key, true
 		}
@@ -359,7 +362,7 @@ func (m *Mesh) introduced(identity trust.IdentityKey, b []byte, from netip.AddrP
 		return GatewayID{}, err
 	}
 	// Verified in full even if the book has a newer one: this is who speaks.
-	r, err := record.Verify(m.self.root, intro.Record, m.now())
+	r, err := m.book.Verify(intro.Record, m.now())
 	if err != nil {
 		m.count("introduction.record")
 		return GatewayID{}, err
@@ -376,7 +379,9 @@ func (m *Mesh) introduced(identity trust.IdentityKey, b []byte, from netip.AddrP
 		m.count("introduction.self")
 		return GatewayID{}, errors.New("introduction of ourselves")
 	}
-	if _, err := m.offer(intro.Record, "introduction"); err != nil {
+	verdict, stands, err := m.book.OfferVerified(r, time.Now())
+	m.heed(verdict, stands, err, "introduction")
+	if err != nil {
 		return GatewayID{}, err
 	}
 	if m.bootSeen(r.ID, intro.Boot) {

@@ -116,6 +116,58 @@ func (b *Book) Offer(raw []byte, now, tick time.Time) (Verdict, *Record, error) 
 	if err := b.verify(r, now); err != nil {
 		return Refused, nil, err
 	}
+	return b.take(r, tick)
+}
+
+// Verify is the function Verify for a record that may be in the book, or whose
+// chain may be: what was verified before is not again, validity is always. The
+// book is not changed; OfferVerified offers it the record.
+func (b *Book) Verify(raw []byte, now time.Time) (*Record, error) {
+	sum := sha256.Sum256(raw)
+	if r := b.held(sum); r != nil {
+		if err := b.root.ValidAt(r.Chain, now); err != nil {
+			return nil, fmt.Errorf("record: %w", err)
+		}
+		return r, nil
+	}
+	r, err := Decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	r.sum = sum
+	if err := b.verify(r, now); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// held returns the record with these bytes, stored or waiting; nil if there is none.
+func (b *Book) held(sum [32]byte) *Record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	id, ok := b.raws[sum]
+	if !ok {
+		return nil
+	}
+	if e := b.entries[id]; e.next != nil && e.next.sum == sum {
+		return e.next
+	}
+	return b.entries[id].record
+}
+
+// OfferVerified is Offer for a record that Verify of this book returned.
+func (b *Book) OfferVerified(r *Record, tick time.Time) (Verdict, *Record, error) {
+	if v, known := b.seen(r.sum, tick); known != nil {
+		return v, known, nil
+	}
+	if newer := b.newerThan(r); newer != nil {
+		return Older, newer, nil
+	}
+	return b.take(r, tick)
+}
+
+// take decides about a verified record.
+func (b *Book) take(r *Record, tick time.Time) (Verdict, *Record, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if r.ID == b.self {
@@ -422,6 +474,13 @@ func (b *Book) Get(id trust.GatewayID) (*Record, bool) {
 		return nil, false
 	}
 	return e.record, true
+}
+
+// Len is how many records there are.
+func (b *Book) Len() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.entries)
 }
 
 // All returns all records, ascending by gateway ID, in a slice of the caller's.

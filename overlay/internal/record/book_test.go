@@ -758,3 +758,41 @@ func BenchmarkOffer(b *testing.B) {
 		}
 	})
 }
+
+func TestBookVerifiesOnceAndValidityAlways(t *testing.T) {
+	w := newWorld(t)
+	g := w.newGateway(t, 1)
+	b := NewBook(w.root, noSelf)
+	raw := g.sign(t, 1)
+	r, err := b.Verify(raw, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(b.All()) != 0 {
+		t.Fatal("verification changed the book")
+	}
+	if v, stands, err := b.OfferVerified(r, now); v != Accepted || stands != r || err != nil {
+		t.Fatalf("offer: got %v, %v, %v", v, stands, err)
+	}
+	if again, err := b.Verify(raw, now); again != r || err != nil {
+		t.Errorf("got %v, %v, want the record of the book", again, err)
+	}
+	if v, _, err := b.OfferVerified(r, now); v != Known || err != nil {
+		t.Errorf("offer again: got %v, %v", v, err)
+	}
+	end := r.Chain.Certificate.NotAfter.Add(trust.Tolerance + time.Second)
+	if _, err := b.Verify(raw, end); !errors.Is(err, trust.ErrExpired) {
+		t.Errorf("after its end: got %v, want %v", err, trust.ErrExpired)
+	}
+	newer := mustOffer(t, b, now, Accepted, g.sign(t, 2))
+	if old, err := b.Verify(raw, now); err != nil || old.Sequence != 1 {
+		t.Errorf("an older one that is good: got %v, %v", old, err)
+	}
+	if v, stands, err := b.OfferVerified(r, now); v != Older || stands != newer || err != nil {
+		t.Errorf("an older one: got %v, %v, %v", v, stands, err)
+	}
+	raw[len(raw)-1] ^= 1
+	if _, err := b.Verify(raw, now); !errors.Is(err, trust.ErrSignature) {
+		t.Errorf("changed bytes: got %v, want %v", err, trust.ErrSignature)
+	}
+}

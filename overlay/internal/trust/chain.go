@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/planetmesh/planetmesh/overlay/internal/wire"
@@ -254,10 +255,41 @@ func (root *Root) VerifyDelegation(d *Delegation) error {
 	if !ok {
 		return fmt.Errorf("delegation: authority epoch %d is not known: %w", d.Epoch, ErrSignature)
 	}
+	if root.delegations.has(d.hash) {
+		return nil
+	}
 	if !d.object.Verify(root.id, 0, key[:]) {
 		return fmt.Errorf("delegation: %w", ErrSignature)
 	}
+	root.delegations.add(d.hash)
 	return nil
+}
+
+// verified remembers objects whose signatures were good by the hash of all
+// their bytes. All gateways of an organisation show the same delegation. The
+// zero value is empty; safe for concurrent use.
+type verified struct {
+	mu     sync.Mutex // guards hashes
+	hashes map[[32]byte]struct{}
+}
+
+// maxVerified bounds what is remembered, 32 bytes each: a mesh has few delegations.
+const maxVerified = 256
+
+func (v *verified) has(hash [32]byte) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, ok := v.hashes[hash]
+	return ok
+}
+
+func (v *verified) add(hash [32]byte) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.hashes == nil || len(v.hashes) >= maxVerified {
+		v.hashes = make(map[[32]byte]struct{})
+	}
+	v.hashes[hash] = struct{}{}
 }
 
 // VerifyChain checks everything about a chain: both signatures, that the

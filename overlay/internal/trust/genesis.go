@@ -18,6 +18,8 @@ type Root struct {
 	Genesis *Genesis
 	id      MeshID
 	epochs  []*Epoch // ascending, without gaps, from 1
+
+	delegations verified // whose signatures are good
 }
 
 // Genesis founds a mesh. Its hash is the mesh ID.
