@@ -16,6 +16,8 @@ type ruler struct {
 	c     figures.Case
 	setup figures.Setup
 	f     figures.Figure
+
+	garbage collector
 }
 
 // Measure measures a case of Planetmesh in a testing/synctest bubble. Where
@@ -116,7 +118,7 @@ func (r *ruler) rate(before uint64, n int, took time.Duration) float64 {
 func (r *ruler) pass(d time.Duration) {
 	for ; d > 0; d -= stride {
 		time.Sleep(min(d, stride)) // virtual
-		collect(collectAt)
+		r.garbage.sometimes()
 	}
 }
 

@@ -52,6 +52,8 @@ type player struct {
 	todo   []step
 	lost   map[int]bool // gateways that have to enrol, and could not yet
 	result Result
+
+	garbage collector
 }
 
 // step is something that happens at a time.
@@ -158,9 +160,12 @@ func (p *player) at(at schedule.Moment, do func()) {
 // stride is how much virtual time passes between looks at the heap.
 const stride = 2 * time.Second
 
-// collectAt is the heap in bytes above which it is worth to collect: this
-// program collects only when it is told, so that its runs repeat.
+// collectAt is how many bytes of heap are worth a collection: this program
+// collects only when it is told, so that its runs repeat.
 const collectAt = 1 << 30
+
+// collector keeps the heap small. The zero value has never collected.
+type collector struct{ live uint64 } // what the latest collection left, in bytes
 
 // sleep lets virtual time pass and keeps the heap small.
 func (p *player) sleep(d time.Duration) {
@@ -168,20 +173,26 @@ func (p *player) sleep(d time.Duration) {
 		time.Sleep(min(d, stride)) // virtual
 		d -= stride
 		synctest.Wait()
-		collect(collectAt)
+		p.garbage.sometimes()
 	}
 }
 
-// collect collects garbage if there is enough heap, and returns the heap.
-func collect(from uint64) uint64 {
+// sometimes collects garbage if there may be much of it. However large the
+// heap is, not every look at it may cost a walk over all of it.
+func (c *collector) sometimes() {
+	var m runtime.MemStats
+	if runtime.ReadMemStats(&m); m.HeapAlloc >= c.live+collectAt {
+		c.now()
+	}
+}
+
+// now collects garbage and returns the heap.
+func (c *collector) now() uint64 {
+	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	if m.HeapAlloc < from {
-		return m.HeapAlloc
-	}
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
+	c.live = m.HeapAlloc
+	return c.live
 }
 
 // converge is World.Converge with the heap kept small.
@@ -194,7 +205,7 @@ func (p *player) converge(limit time.Duration) (time.Duration, error) {
 			return took, err
 		}
 		time.Sleep(50 * time.Millisecond) // virtual
-		collect(collectAt)
+		p.garbage.sometimes()
 	}
 }
 
@@ -211,7 +222,7 @@ func (p *player) calm() {
 
 func (p *player) memory() {
 	n := uint64(p.s.Gateways) //nolint:gosec // small
-	heap := collect(0) / n
+	heap := p.garbage.now() / n
 	routines := runtime.NumGoroutine() / p.s.Gateways
 	p.result.Heap, p.result.Routines = max(p.result.Heap, heap), max(p.result.Routines, routines)
 	if limit := heapBase + n*heapPerPeer; heap > limit {
