@@ -109,6 +109,8 @@ type lab struct {
 	dir  string
 	bin  program
 	line *tableLine // what the table says of this test, nil: nothing
+
+	ended int64 // Unix time of the end of the last real peer
 }
 
 func newLab(t testing.TB) *lab {
@@ -251,6 +253,11 @@ func (l *lab) openvpn(args ...string) *realPeer {
 // exec starts the real peer with these options only.
 func (l *lab) exec(args ...string) *realPeer {
 	l.t.Helper()
+	// A static key's packets of a start within the same second are replays, to us as
+	// to real peers.
+	for time.Now().Unix() <= l.ended {
+		time.Sleep(10 * time.Millisecond)
+	}
 	p := &realPeer{l: l, done: make(chan struct{})}
 	p.cmd = l.there(l.bin.command[0], append(slices.Clone(l.bin.command[1:]), args...)...)
 	p.cmd.Env = append(os.Environ(), l.bin.env...)
@@ -282,6 +289,7 @@ func (p *realPeer) says(text string) {
 func (p *realPeer) stop(sig syscall.Signal) {
 	_ = p.cmd.Process.Signal(sig)
 	<-p.done
+	p.l.ended = time.Now().Unix()
 }
 
 // labDevice is a TUN of the kernel. Close only wakes its reader, so that the next
