@@ -67,6 +67,16 @@ type PeerStats struct {
 	LastHandshake time.Time // zero if there was none
 }
 
+// with adds what was counted before.
+func (s PeerStats) with(before PeerStats) PeerStats {
+	s.Rx += before.Rx
+	s.Tx += before.Tx
+	if s.LastHandshake.IsZero() {
+		s.LastHandshake = before.LastHandshake
+	}
+	return s
+}
+
 // Errors that callers branch on.
 var (
 	// ErrClosed is returned by a device that has ended. It also matches

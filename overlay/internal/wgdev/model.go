@@ -95,11 +95,11 @@ func OpenModel(c Config, o ModelOptions) (Device, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("mtu of the given device: %w", err), c.Device.Close())
 	}
-	receive, _, err := c.Bind.Open(0)
+	m := newModel(c, o, cmp.Or(c.MTU, mtu))
+	receive, _, err := m.bind.Open(0)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start wireguard: %w", err), c.Device.Close())
 	}
-	m := newModel(c, o, cmp.Or(c.MTU, mtu))
 	// All of these end in Close.
 	for _, f := range receive {
 		m.running.Go(func() { m.receive(f) })
@@ -134,7 +134,7 @@ func newModel(c Config, o ModelOptions, mtu int) *model {
 	}
 	m.table = &table{own: m.own}
 	m.sessions = newSessions(m, m.own)
-	m.bind = newSpotter(c.Bind, m.sessions.noticed)
+	m.bind = newSpotter(c.Bind, m.sessions.noticed, m.sessions.heard)
 	var seed [32]byte
 	copy(seed[:], m.own[:])
 	for i := range 8 {
@@ -234,6 +234,29 @@ func (m *model) Stats() map[trust.ExchangeKey]PeerStats {
 		out[key] = PeerStats{Rx: p.rx, Tx: p.tx.Load(), LastHandshake: p.lastHandshake()}
 	}
 	return out
+}
+
+func (m *model) caller(b []byte) (trust.ExchangeKey, bool) {
+	msg, ok := parseInitiation(b, m.own)
+	return msg.from, ok
+}
+
+func (m *model) renew(key trust.ExchangeKey) {
+	m.applying.Lock()
+	defer m.applying.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := m.peers[key]
+	if old == nil {
+		return
+	}
+	endpoints := map[trust.GatewayID]conn.Endpoint{m.table.peers[key]: old.endpoint}
+	for _, c := range m.table.renewal(key) {
+		m.change(c, endpoints)
+	}
+	peer := m.peers[key]
+	peer.rx, peer.last = old.rx, old.last
+	peer.tx.Store(old.tx.Load())
 }
 
 func (m *model) Restart(key trust.ExchangeKey) error  { return m.session(key, true) }

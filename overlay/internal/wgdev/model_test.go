@@ -140,8 +140,8 @@ func TestModelTakesTimestampsFromItsClock(t *testing.T) {
 		offset = -time.Hour
 		b = w.node(2)
 		w.know(a, b)
-		if d, ok := w.reach(b, a, 5*time.Minute); ok {
-			t.Errorf("2 reached 1 after %v, want never", d)
+		if d, ok := w.reach(b, a, rejectAfterTime-10*time.Second); ok {
+			t.Errorf("2 reached 1 after %v, want not while 1 has the old session", d)
 		}
 		offset = time.Second // time service has set it right
 		w.mustReach(b, a, 6*time.Second)

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/planetmesh/planetmesh/overlay/internal/trust"
 )
 
@@ -21,12 +23,23 @@ const (
 	maxRetries  = 3                       // then WireGuard's own timer goes on
 )
 
+// Initiations that arrive are looked at, which costs two operations with keys
+// (0.1 ms) for each: so many at once, and so many in a second.
+const (
+	maxArrived = 100
+	arriveRate = 100
+)
+
 // sessions begins handshakes, in a goroutine of its own: those who want them
 // must not wait for the device, because the device may be waiting for them.
 type sessions struct {
 	dev  starter
 	own  trust.ExchangeKey
 	wake chan struct{} // capacity 1
+	// Initiations that arrived and may need help. What does not fit is dropped:
+	// there will be another one.
+	arrived chan []byte
+	allowed *rate.Limiter // of arrived
 	// How long to wait for a handshake, on the side with the smaller key and
 	// on the other; not changed once there are peers.
 	first, second time.Duration
@@ -46,6 +59,10 @@ type starter interface {
 	// start begins a handshake with a peer: after throwing the session away, or
 	// only if there is none. It reports false if there is no such peer.
 	start(key trust.ExchangeKey, afresh bool) bool
+	// caller says who has sent an initiation to us, false if it is not known.
+	caller(initiation []byte) (trust.ExchangeKey, bool)
+	// renew makes a peer anew. Its prefixes and what was counted stay.
+	renew(key trust.ExchangeKey)
 }
 
 // attempt is a handshake that was begun and has not succeeded yet.
@@ -53,6 +70,7 @@ type attempt struct {
 	before  time.Time // the handshake before; another one is a success
 	due     time.Time
 	retries int
+	heard   bool // the peer tries as well
 }
 
 func newSessions(dev starter, own trust.ExchangeKey) *sessions {
@@ -60,6 +78,8 @@ func newSessions(dev starter, own trust.ExchangeKey) *sessions {
 		dev:     dev,
 		own:     own,
 		wake:    make(chan struct{}, 1),
+		arrived: make(chan []byte, maxArrived),
+		allowed: rate.NewLimiter(arriveRate, maxArrived),
 		first:   firstRetry,
 		second:  secondRetry,
 		wanted:  make(map[trust.ExchangeKey]bool),
@@ -86,6 +106,26 @@ func (s *sessions) noticed(key trust.ExchangeKey) {
 	s.wakeUp()
 }
 
+// heard is told of the initiations that arrive. Those whose sender has a
+// session need no attention.
+//
+// A gateway whose clock was set back cannot begin a session with those who know
+// its later timestamps, and they do not tell it: so they begin one. If their
+// clocks were set back as well, neither can, for as long as it was; so a peer
+// that tries while we try in vain is made anew, which forgets its timestamp.
+// Somebody who has recorded initiations of the peer could then have one
+// accepted a second time, and would gain nothing: without the peer's keys no
+// session comes of it, and no session that is good is given up for it.
+func (s *sessions) heard(initiation []byte) {
+	if !s.allowed.Allow() {
+		return
+	}
+	select {
+	case s.arrived <- initiation:
+	default:
+	}
+}
+
 func (s *sessions) wakeUp() {
 	select {
 	case s.wake <- struct{}{}:
@@ -101,6 +141,8 @@ func (s *sessions) run(closing <-chan struct{}) {
 		select {
 		case <-closing:
 			return
+		case b := <-s.arrived:
+			s.look(b)
 		case <-s.wake:
 			s.mu.Lock()
 			wanted, begun := s.wanted, s.begun
@@ -136,6 +178,30 @@ func (s *sessions) beginAll(wanted, begun map[trust.ExchangeKey]bool) {
 	}
 }
 
+// look gives a peer that tries to begin a session the time that it needs, and
+// help after that.
+func (s *sessions) look(initiation []byte) {
+	key, ok := s.dev.caller(initiation)
+	if !ok {
+		return
+	}
+	latest, err := s.dev.latest()
+	if err != nil {
+		return
+	}
+	now := time.Now()
+	last, known := latest(key)
+	if !known || now.Sub(last) < rejectAfterTime {
+		return
+	}
+	a := s.pending[key]
+	if a == nil {
+		a = &attempt{before: last, due: now.Add(s.wait(key))}
+		s.pending[key] = a
+	}
+	a.heard = true
+}
+
 func (s *sessions) begin(key trust.ExchangeKey, afresh bool, last time.Time) {
 	now := time.Now()
 	delete(s.pending, key)
@@ -157,8 +223,16 @@ func (s *sessions) retry(now time.Time) {
 			continue
 		}
 		last, known := latest(key)
-		if !known || !last.Equal(a.before) || a.retries == maxRetries {
+		if !known || !last.Equal(a.before) {
 			delete(s.pending, key)
+			continue
+		}
+		if a.retries == maxRetries {
+			delete(s.pending, key)
+			if a.heard {
+				s.dev.renew(key)
+				s.dev.start(key, false)
+			}
 			continue
 		}
 		a.retries++

@@ -1,6 +1,7 @@
 package wgdev
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"sync"
@@ -14,7 +15,8 @@ import (
 
 // spotter is the Bind of a device. It notices the handshakes that the device
 // begins by itself, because there is something to send, so that those get the
-// same retries as others.
+// same retries as others. It also notices those that others begin with us, for
+// the device says nothing of an initiation that it does not answer.
 //
 // Without that, two gateways that begin to send to each other in the time that
 // a packet takes between them, both with more to follow, may go without a
@@ -24,6 +26,7 @@ import (
 type spotter struct {
 	conn.Bind
 	begun func(trust.ExchangeKey) // must not wait for the device
+	heard func(initiation []byte) // nor may this; it may keep the slice
 
 	mu    sync.Mutex              // guards spots; taken for handshakes and changes only
 	spots map[conn.Endpoint]*spot // by virtual endpoint
@@ -39,8 +42,8 @@ type spot struct {
 // WireGuard sends them every 5 to 5.4 s.
 const quietTime = 2 * rekeyTimeout
 
-func newSpotter(b conn.Bind, begun func(trust.ExchangeKey)) *spotter {
-	return &spotter{Bind: b, begun: begun, spots: make(map[conn.Endpoint]*spot)}
+func newSpotter(b conn.Bind, begun func(trust.ExchangeKey), heard func([]byte)) *spotter {
+	return &spotter{Bind: b, begun: begun, heard: heard, spots: make(map[conn.Endpoint]*spot)}
 }
 
 // follow is told of changes before the device is.
@@ -74,6 +77,23 @@ func parseEndpoints(b conn.Bind, text func(trust.GatewayID) string, changes engi
 		endpoints[c.Peer] = e
 	}
 	return endpoints, nil
+}
+
+// Open implements conn.Bind.
+func (s *spotter) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	receive, port, err := s.Bind.Open(port)
+	for i, f := range receive {
+		receive[i] = func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+			n, err := f(bufs, sizes, eps)
+			for j, size := range sizes[:n] {
+				if size == initiationSize && bufs[j][0] == typeInitiation {
+					s.heard(bytes.Clone(bufs[j][:size]))
+				}
+			}
+			return n, err
+		}
+	}
+	return receive, port, err
 }
 
 // Send implements conn.Bind.

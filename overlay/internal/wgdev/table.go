@@ -69,6 +69,27 @@ func (t *table) change(c engine.Change) error {
 	return nil
 }
 
+// renewal are the changes that make a peer anew; none if there is no such peer.
+func (t *table) renewal(key trust.ExchangeKey) engine.Changes {
+	id, known := t.peers[key]
+	if !known {
+		return nil
+	}
+	changes := engine.Changes{
+		{Op: engine.RemovePeer, Peer: id, Key: key},
+		{Op: engine.AddPeer, Peer: id, Key: key},
+	}
+	for _, peer := range t.list() {
+		if peer.Key != key {
+			continue
+		}
+		for _, p := range peer.Allowed {
+			changes = append(changes, engine.Change{Op: engine.AddPrefix, Peer: id, Key: key, Prefix: p})
+		}
+	}
+	return changes
+}
+
 // list returns the peers, ascending by ID.
 func (t *table) list() []Peer {
 	allowed := make(map[trust.ExchangeKey][]netip.Prefix, len(t.peers))

@@ -3,6 +3,7 @@ package wgdev
 import (
 	"bytes"
 	"context"
+	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -25,12 +26,16 @@ type userspace struct {
 	bubble   bool // see Config.Bubble
 	bind     *spotter
 	endpoint func(trust.GatewayID) string
+	private  *ecdh.PrivateKey
 	dev      *device.Device
 	tun      *guard
 	stack    *Netstack // nil unless in process
 	control  *control  // nil without a control socket
 	table    atomic.Pointer[table]
 	sessions *sessions
+
+	counting sync.Mutex                      // guards before
+	before   map[trust.ExchangeKey]PeerStats // of peers that were made anew, until then
 
 	applying  sync.Mutex     // one Apply at a time
 	beginning sync.WaitGroup // sessions.run
@@ -47,17 +52,19 @@ func openUserspace(c Config, t tun.Device, stack *Netstack, mtu int) (*userspace
 		mtu:      mtu,
 		bubble:   c.Bubble,
 		endpoint: c.EndpointText,
+		private:  c.PrivateKey,
 		stack:    stack,
 		tun:      newGuard(t),
 		closing:  make(chan struct{}),
 		done:     make(chan struct{}),
+		before:   make(map[trust.ExchangeKey]PeerStats),
 	}
 	d.table.Store(&table{own: trust.ExchangeKey(c.PrivateKey.PublicKey().Bytes())})
 	if c.Kind == TUN {
 		d.name = c.Name
 	}
 	d.sessions = newSessions(d, d.table.Load().own)
-	d.bind = newSpotter(c.Bind, d.sessions.noticed)
+	d.bind = newSpotter(c.Bind, d.sessions.noticed, d.sessions.heard)
 	d.dev = device.NewDevice(d.tun, d.bind, newLogger(c.Logger))
 	d.dev.DisableSomeRoamingForBrokenMobileSemantics()
 	if err := d.dev.SetPrivateKey(device.NoisePrivateKey(c.PrivateKey.Bytes())); err != nil {
@@ -111,6 +118,13 @@ func (d *userspace) Apply(ctx context.Context, changes engine.Changes) error {
 		return err
 	}
 	d.table.Store(next)
+	d.counting.Lock()
+	defer d.counting.Unlock()
+	for _, c := range changes {
+		if c.Op == engine.RemovePeer {
+			delete(d.before, c.Key)
+		}
+	}
 	return nil
 }
 
@@ -163,8 +177,10 @@ func (d *userspace) Stats() map[trust.ExchangeKey]PeerStats {
 		return map[trust.ExchangeKey]PeerStats{}
 	}
 	out := make(map[trust.ExchangeKey]PeerStats, len(states))
+	d.counting.Lock()
+	defer d.counting.Unlock()
 	for key, s := range states {
-		out[key] = s.stats
+		out[key] = s.stats.with(d.before[key])
 	}
 	return out
 }
@@ -205,6 +221,24 @@ func (d *userspace) start(key trust.ExchangeKey, afresh bool) bool {
 		peer.SendKeepalive() // begins a handshake if there is none
 	}
 	return true
+}
+
+func (d *userspace) caller(initiation []byte) (trust.ExchangeKey, bool) {
+	return caller(d.private, initiation)
+}
+
+func (d *userspace) renew(key trust.ExchangeKey) {
+	d.applying.Lock()
+	defer d.applying.Unlock()
+	changes := d.table.Load().renewal(key)
+	states, err := d.states()
+	if len(changes) == 0 || err != nil || states[key] == nil {
+		return
+	}
+	d.counting.Lock()
+	d.before[key] = states[key].stats.with(d.before[key])
+	d.counting.Unlock()
+	_ = d.set(changes) // it fails when the device is closed, and then all is over
 }
 
 func (d *userspace) Restart(key trust.ExchangeKey) error  { return d.session(key, true) }
