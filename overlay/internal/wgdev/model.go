@@ -134,7 +134,7 @@ func newModel(c Config, o ModelOptions, mtu int) *model {
 	}
 	m.table = &table{own: m.own}
 	m.sessions = newSessions(m, m.own)
-	m.bind = newSpotter(c.Bind, m.sessions.noticed, m.sessions.heard)
+	m.bind = newSpotter(c.Bind, m.sessions)
 	var seed [32]byte
 	copy(seed[:], m.own[:])
 	for i := range 8 {

@@ -438,6 +438,23 @@ func testCollision(w *bubble) {
 	w.mustTake("settling", time.Since(began), 900*time.Millisecond, 2*time.Second)
 }
 
+// A session that the peer has asked for just now is left to it.
+func testAnswered(w *bubble) {
+	a, b := w.node(1), w.node(2)
+	w.know(a, b)
+	w.lose(func(m wireMessage) bool { return m.From == testID(2) })
+	b.inject(a) // 2 will try again after firstRetry
+	time.Sleep(firstRetry - 10*time.Millisecond)
+	w.lose(func(m wireMessage) bool { return m.Type == typeData })
+	a.inject(b)
+	w.expect("2>1 type 1 size 148", "1>2 type 1 size 148", "2>1 type 2 size 92", "1>2 type 4 size 64")
+	time.Sleep(firstRetry / 2)
+	w.expect()
+	w.lose(nil)
+	w.mustReach(a, b, 0)
+	w.mustReach(b, a, 0)
+}
+
 func testInitiate(w *bubble) {
 	a, b := w.node(1), w.node(2)
 	w.know(a, b)

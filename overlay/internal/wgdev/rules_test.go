@@ -39,6 +39,7 @@ var rules = []struct {
 	{"a restart that is told leaves none", testRestart},
 	{"a peer that restarts with sessions begun is reached", testRestartedBegins},
 	{"sessions begun on both sides at once are settled", testCollision},
+	{"a session that was asked for is not thrown away", testAnswered},
 	{"a session is initiated once", testInitiate},
 	{"everything counts once", testReplay},
 	{"the endpoint does not move", testRoaming},

@@ -44,9 +44,10 @@ type sessions struct {
 	// on the other; not changed once there are peers.
 	first, second time.Duration
 
-	mu     sync.Mutex                 // guards the two below
-	wanted map[trust.ExchangeKey]bool // true: throw the old session away
-	begun  map[trust.ExchangeKey]bool // the device has begun by itself
+	mu       sync.Mutex                 // guards the three below
+	wanted   map[trust.ExchangeKey]bool // true: throw the old session away
+	begun    map[trust.ExchangeKey]bool // the device has begun by itself
+	answered map[trust.ExchangeKey]bool // the peer has begun
 
 	pending map[trust.ExchangeKey]*attempt // of run alone
 }
@@ -75,16 +76,17 @@ type attempt struct {
 
 func newSessions(dev starter, own trust.ExchangeKey) *sessions {
 	return &sessions{
-		dev:     dev,
-		own:     own,
-		wake:    make(chan struct{}, 1),
-		arrived: make(chan []byte, maxArrived),
-		allowed: rate.NewLimiter(arriveRate, maxArrived),
-		first:   firstRetry,
-		second:  secondRetry,
-		wanted:  make(map[trust.ExchangeKey]bool),
-		begun:   make(map[trust.ExchangeKey]bool),
-		pending: make(map[trust.ExchangeKey]*attempt),
+		dev:      dev,
+		own:      own,
+		wake:     make(chan struct{}, 1),
+		arrived:  make(chan []byte, maxArrived),
+		allowed:  rate.NewLimiter(arriveRate, maxArrived),
+		first:    firstRetry,
+		second:   secondRetry,
+		wanted:   make(map[trust.ExchangeKey]bool),
+		begun:    make(map[trust.ExchangeKey]bool),
+		answered: make(map[trust.ExchangeKey]bool),
+		pending:  make(map[trust.ExchangeKey]*attempt),
 	}
 }
 
@@ -104,6 +106,24 @@ func (s *sessions) noticed(key trust.ExchangeKey) {
 	s.begun[key] = true
 	s.mu.Unlock()
 	s.wakeUp()
+}
+
+// responded is told when the device answers an initiation of a peer. The session
+// that comes of it must not be thrown away before the peer could use it.
+func (s *sessions) responded(key trust.ExchangeKey) {
+	s.mu.Lock()
+	s.answered[key] = true
+	s.mu.Unlock()
+	s.wakeUp()
+}
+
+func (s *sessions) postpone(answered map[trust.ExchangeKey]bool) {
+	now := time.Now()
+	for key := range answered {
+		if a := s.pending[key]; a != nil {
+			a.due = now.Add(s.wait(key))
+		}
+	}
 }
 
 // heard is told of the initiations that arrive. Those whose sender has a
@@ -145,9 +165,11 @@ func (s *sessions) run(closing <-chan struct{}) {
 			s.look(b)
 		case <-s.wake:
 			s.mu.Lock()
-			wanted, begun := s.wanted, s.begun
+			wanted, begun, answered := s.wanted, s.begun, s.answered
 			s.wanted, s.begun = make(map[trust.ExchangeKey]bool), make(map[trust.ExchangeKey]bool)
+			s.answered = make(map[trust.ExchangeKey]bool)
 			s.mu.Unlock()
+			s.postpone(answered)
 			s.beginAll(wanted, begun)
 		case <-timer.C:
 			s.retry(time.Now())

@@ -25,8 +25,7 @@ import (
 // TestTrafficOfBothSidesAtOnceIsSettledSoon has figures.
 type spotter struct {
 	conn.Bind
-	begun func(trust.ExchangeKey) // must not wait for the device
-	heard func(initiation []byte) // nor may this; it may keep the slice
+	sessions *sessions
 
 	mu    sync.Mutex              // guards spots; taken for handshakes and changes only
 	spots map[conn.Endpoint]*spot // by virtual endpoint
@@ -42,8 +41,8 @@ type spot struct {
 // WireGuard sends them every 5 to 5.4 s.
 const quietTime = 2 * rekeyTimeout
 
-func newSpotter(b conn.Bind, begun func(trust.ExchangeKey), heard func([]byte)) *spotter {
-	return &spotter{Bind: b, begun: begun, heard: heard, spots: make(map[conn.Endpoint]*spot)}
+func newSpotter(b conn.Bind, s *sessions) *spotter {
+	return &spotter{Bind: b, sessions: s, spots: make(map[conn.Endpoint]*spot)}
 }
 
 // follow is told of changes before the device is.
@@ -87,7 +86,7 @@ func (s *spotter) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 			n, err := f(bufs, sizes, eps)
 			for j, size := range sizes[:n] {
 				if size == initiationSize && bufs[j][0] == typeInitiation {
-					s.heard(bytes.Clone(bufs[j][:size]))
+					s.sessions.heard(bytes.Clone(bufs[j][:size]))
 				}
 			}
 			return n, err
@@ -98,8 +97,13 @@ func (s *spotter) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 
 // Send implements conn.Bind.
 func (s *spotter) Send(bufs [][]byte, to conn.Endpoint) error {
-	if len(bufs) == 1 && len(bufs[0]) == initiationSize && bufs[0][0] == typeInitiation {
-		s.initiated(to)
+	if len(bufs) == 1 && len(bufs[0]) > 0 {
+		switch b := bufs[0]; {
+		case len(b) == initiationSize && b[0] == typeInitiation:
+			s.initiated(to)
+		case len(b) == responseSize && b[0] == typeResponse:
+			s.responded(to)
+		}
 	}
 	return s.Bind.Send(bufs, to)
 }
@@ -114,6 +118,15 @@ func (s *spotter) initiated(to conn.Endpoint) {
 	}
 	s.mu.Unlock()
 	if first {
-		s.begun(at.key) // key does not change
+		s.sessions.noticed(at.key) // key does not change
+	}
+}
+
+func (s *spotter) responded(to conn.Endpoint) {
+	s.mu.Lock()
+	at := s.spots[to]
+	s.mu.Unlock()
+	if at != nil {
+		s.sessions.responded(at.key)
 	}
 }

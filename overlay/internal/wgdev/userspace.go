@@ -64,7 +64,7 @@ func openUserspace(c Config, t tun.Device, stack *Netstack, mtu int) (*userspace
 		d.name = c.Name
 	}
 	d.sessions = newSessions(d, d.table.Load().own)
-	d.bind = newSpotter(c.Bind, d.sessions.noticed, d.sessions.heard)
+	d.bind = newSpotter(c.Bind, d.sessions)
 	d.dev = device.NewDevice(d.tun, d.bind, newLogger(c.Logger))
 	d.dev.DisableSomeRoamingForBrokenMobileSemantics()
 	if err := d.dev.SetPrivateKey(device.NoisePrivateKey(c.PrivateKey.Bytes())); err != nil {
