@@ -173,3 +173,14 @@ func FuzzParseVersion(f *testing.F) {
 		}
 	})
 }
+
+func TestPauseImageFollowsKubeadm(t *testing.T) {
+	for minor, want := range map[int]string{34: "3.10.1", 35: "3.10.1", 36: "3.10.2", 37: "3.10.2"} {
+		if got := PauseImage(Version{Minor: minor}, ""); got != "registry.k8s.io/pause:"+want {
+			t.Errorf("1.%d: %s", minor, got)
+		}
+		if got := PauseImage(Version{Minor: minor}, "kl.local/k8s"); got != "kl.local/k8s/pause:"+want {
+			t.Errorf("1.%d: %s", minor, got)
+		}
+	}
+}

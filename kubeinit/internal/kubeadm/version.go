@@ -49,3 +49,18 @@ func (v Version) check() error {
 	}
 	return nil
 }
+
+// PauseImage returns the image of the container that holds a pod together, as
+// kubeadm of this version would pull it. repository is empty for kubeadm's
+// default.
+func PauseImage(v Version, repository string) string {
+	if repository == "" {
+		repository = "registry.k8s.io"
+	}
+	// PauseVersion in cmd/kubeadm/app/constants of Kubernetes' source.
+	tag := "3.10.1"
+	if v.Minor >= 36 {
+		tag = "3.10.2"
+	}
+	return repository + "/pause:" + tag
+}
