@@ -99,6 +99,8 @@ func TestRenderRefuses(t *testing.T) {
 		{"header with more", "[a] b = 1", []string{"end of the line"}},
 		{"open header", "[a\nb = 1", []string{"want ]"}},
 		{"escape", `"a\u0062" = 1`, []string{"without escapes"}},
+		{"a control character", "a = 1\nb = 0\r ", []string{"extraToml:2", "control"}},
+		{"no text", "a = '\xff'", []string{"control"}},
 		{"a shell command", "$(reboot)", []string{"want a key"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -137,6 +139,7 @@ func FuzzExtra(f *testing.F) {
 	f.Add(extra3)
 	f.Add("[a]\nb = [\"x\", '''y''']\n")
 	f.Add("a.b=\"\"\"\\")
+	f.Add("0=\r ")
 	f.Fuzz(func(t *testing.T, extra string) {
 		c := Config{Version: Version{1, 7, 0}, Sandbox: pause, ExtraTOML: extra}
 		got, err := Render(c)

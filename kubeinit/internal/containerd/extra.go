@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // statement is a table header or an assignment of extra TOML. Values are not
@@ -111,6 +113,9 @@ func mustPath(name string) []string {
 // they follow on the same line; others are left out.
 func parse(text string) ([]statement, error) {
 	s := scanner{text: strings.ReplaceAll(text, "\r\n", "\n"), line: 1}
+	if i := strings.IndexFunc(s.text, isControl); i >= 0 || !utf8.ValidString(s.text) {
+		return nil, fmt.Errorf("extraToml:%d: want text without control characters", 1+strings.Count(s.text[:max(i, 0)], "\n"))
+	}
 	var out []statement
 	at := []string{}
 	for {
@@ -137,6 +142,9 @@ func parse(text string) ([]statement, error) {
 		out = append(out, e)
 	}
 }
+
+// isControl is true for what TOML allows nowhere.
+func isControl(r rune) bool { return r != '\t' && r != '\n' && unicode.IsControl(r) }
 
 type scanner struct {
 	text string
