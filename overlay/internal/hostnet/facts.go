@@ -2,6 +2,7 @@ package hostnet
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -15,6 +16,8 @@ type Facts struct {
 	Interfaces []Interface
 	// Routes of the main table that are not ours, of both families.
 	Routes []HostRoute
+	// LAN are our routes through hosts of LANs. They collide with nothing.
+	LAN []HostRoute
 	// IPv6 is false if the host has no IPv6 or has it switched off, for all
 	// interfaces or for the overlay interface.
 	IPv6 bool
@@ -228,7 +231,8 @@ func (f Facts) InterfaceFor(p netip.Prefix) []Interface {
 		}
 	}
 	covering := -1
-	for _, r := range f.Routes {
+	routes := slices.Concat(f.Routes, f.LAN)
+	for _, r := range routes {
 		switch bits := r.Prefix.Bits(); {
 		case bits == 0 || !p.Overlaps(r.Prefix):
 		case bits > p.Bits():
@@ -237,7 +241,7 @@ func (f Facts) InterfaceFor(p netip.Prefix) []Interface {
 			covering = max(covering, bits)
 		}
 	}
-	for _, r := range f.Routes {
+	for _, r := range routes {
 		if r.Prefix.Bits() == covering && p.Overlaps(r.Prefix) {
 			names[r.Interface] = true
 		}
@@ -249,6 +253,43 @@ func (f Facts) InterfaceFor(p netip.Prefix) []Interface {
 		}
 	}
 	return found
+}
+
+// OnLink returns the interface with the smallest network that has addr in it,
+// of those that are up; the loopback and the overlay interface do not count.
+// It is an *OnLinkError, without a prefix, if there is none or if addr is an
+// address of this host itself.
+func (f Facts) OnLink(addr netip.Addr) (Interface, error) {
+	var found Interface
+	bits := -1
+	for _, i := range f.Interfaces {
+		for _, a := range i.Addresses {
+			switch {
+			case a.Prefix.Addr() == addr:
+				return Interface{}, &OnLinkError{LANRoute: LANRoute{Via: addr}, Own: true}
+			case i.Ours || i.Loopback || !i.Up || !a.Prefix.Masked().Contains(addr):
+			case a.Prefix.Bits() > bits:
+				found, bits = i, a.Prefix.Bits()
+			}
+		}
+	}
+	if bits < 0 {
+		return Interface{}, &OnLinkError{LANRoute: LANRoute{Via: addr}}
+	}
+	return found, nil
+}
+
+// CheckLAN reports whether a route through a host of a LAN can be made on this
+// host: a *CollisionError or an *OnLinkError if not.
+func (f Facts) CheckLAN(r LANRoute) (Interface, error) {
+	if with, collides := f.Collision(r.Prefix); collides {
+		return Interface{}, &CollisionError{Prefix: r.Prefix, With: with}
+	}
+	i, err := f.OnLink(r.Via)
+	if e, ok := errors.AsType[*OnLinkError](err); ok {
+		e.LANRoute = r
+	}
+	return i, err
 }
 
 // SourceFor returns addresses of this host inside the given prefixes, one for

@@ -50,7 +50,11 @@ func (h *Host) facts() (Facts, error) {
 		}
 		for _, r := range routes {
 			hr := hostRoute(r, family, names)
-			if r.Protocol != RouteProtocol || hr.Interface != h.cfg.Link {
+			switch {
+			case r.Protocol == RouteProtocol && hr.Interface == h.cfg.Link:
+			case h.ownsLAN(hr):
+				f.LAN = append(f.LAN, hr)
+			default:
 				f.Routes = append(f.Routes, hr)
 			}
 		}

@@ -2,6 +2,7 @@ package hostnet
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -173,5 +174,53 @@ func TestCandidatesAreWhatOthersCanReach(t *testing.T) {
 	want := []string{"10.99.0.1", "203.0.113.9", "2001:db8:1::9", "192.168.10.1", "fd10::1", "10.77.0.2", "2001:db8:1::aaaa"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Candidates() (-want +got):\n%s", diff)
+	}
+}
+
+func TestLANRoutesNeedANeighbour(t *testing.T) {
+	r := func(prefix, via string) LANRoute {
+		return LANRoute{netip.MustParsePrefix(prefix), netip.MustParseAddr(via)}
+	}
+	tests := []struct {
+		name  string
+		route LANRoute
+		want  string // interface, or the error
+	}{
+		{"host of the LAN", r("10.128.1.0/24", "192.168.10.101"), "lan0"},
+		{"IPv6 host of the LAN", r("fd00:128::/64", "fd10::101"), "lan0"},
+		{"host on the uplink", r("10.128.1.0/24", "203.0.113.77"), "wan0"},
+		{"far away", r("10.128.1.0/24", "192.168.50.7"), "not in a network that this host is plugged into"},
+		{"this host", r("10.128.1.0/24", "192.168.10.1"), "that is an address of this host"},
+		{"this host on the loopback", r("10.128.1.0/24", "10.99.0.1"), "that is an address of this host"},
+		{"network of an interface that is off", r("10.128.1.0/24", "172.20.0.9"), "not in a network that this host is plugged into"},
+		{"loopback network", r("10.128.1.0/24", "127.0.0.9"), "not in a network that this host is plugged into"},
+		{"the LAN itself", r("192.168.10.128/25", "192.168.10.101"), "collides with 192.168.10.0/24 dev lan0 proto kernel"},
+		{"foreign route", r("192.168.50.0/24", "192.168.10.101"), "collides with 192.168.50.0/24 via 192.168.10.254"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			i, err := gatewayFacts().CheckLAN(tt.route)
+			got := i.Name
+			if err != nil {
+				got = err.Error()
+			}
+			if err == nil && got != tt.want || err != nil && !strings.HasSuffix(got, tt.want) && !strings.Contains(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestOwnLANRoutesCollideWithNothing(t *testing.T) {
+	f := gatewayFacts()
+	p := netip.MustParsePrefix("10.128.1.0/24")
+	f.LAN = []HostRoute{{Prefix: p, Interface: "lan0", NextHop: netip.MustParseAddr("192.168.10.101"), Protocol: RouteProtocol, Metric: RouteMetric}}
+	for _, q := range []string{"10.128.1.0/24", "10.128.0.0/18"} {
+		if with, collides := f.Collision(netip.MustParsePrefix(q)); collides {
+			t.Errorf("%s collides with %v", q, with)
+		}
+	}
+	if got := f.InterfaceFor(netip.MustParsePrefix("10.128.0.0/18")); len(got) != 2 || got[0].Name != "lan0" {
+		t.Errorf("pod block is behind %v, want lan0 and wg0, which has all of 10.0.0.0/8", got)
 	}
 }

@@ -74,7 +74,8 @@ func (h *Host) heal() error {
 		return err
 	}
 	if left != nil {
-		h.log.Info("healing after a run that was not closed", "addresses", len(left.addresses), "settings", len(left.settings))
+		h.log.Info("healing after a run that was not closed",
+			"addresses", len(left.addresses), "routes", len(left.lan), "settings", len(left.settings))
 		h.journal = left
 	}
 	err = h.undo(h.cfg.Link)
@@ -94,7 +95,7 @@ func (h *Host) checkPermission() error {
 }
 
 // undo takes back everything: routes and addresses on the link of the journal
-// and on the given one, then settings. It goes on after errors; what could not
+// and on the given one, routes through hosts of LANs, then settings. It goes on after errors; what could not
 // be taken back stays in the journal.
 func (h *Host) undo(link string) error {
 	var errs []error
@@ -115,6 +116,8 @@ func (h *Host) undo(link string) error {
 	rest := h.journal.clone()
 	addresses, err := h.removeAddresses(h.journal.link, h.journal.addresses)
 	rest.addresses, errs = addresses, append(errs, err)
+	lan, err := h.removeLAN(h.journal.lan)
+	rest.lan, errs = lan, append(errs, err)
 	settings, err := h.restore(h.journal.settings)
 	rest.settings, errs = settings, append(errs, err)
 	h.journal = rest
@@ -159,7 +162,7 @@ func (h *Host) apply(ctx context.Context, d Desired) error {
 		errs = append(errs, h.applyForwarding(d))
 	}
 	if ctx.Err() == nil {
-		errs = append(errs, h.applyRoutes(link, d.Routes))
+		errs = append(errs, h.applyLAN(d), h.applyRoutes(link, d.Routes))
 	}
 	return errors.Join(append(errs, ctx.Err())...)
 }
@@ -169,8 +172,10 @@ func (d Desired) withoutIPv6() (Desired, error) {
 	rest := d
 	rest.Addresses = slices.DeleteFunc(slices.Clone(d.Addresses), func(p netip.Prefix) bool { return p.Addr().Is6() })
 	rest.Routes = slices.DeleteFunc(slices.Clone(d.Routes), func(r Route) bool { return r.Prefix.Addr().Is6() })
+	rest.LAN = slices.DeleteFunc(slices.Clone(d.LAN), func(r LANRoute) bool { return r.Prefix.Addr().Is6() })
 	rest.Forward6 = false
-	addresses, routes := len(d.Addresses)-len(rest.Addresses), len(d.Routes)-len(rest.Routes)
+	addresses := len(d.Addresses) - len(rest.Addresses)
+	routes := len(d.Routes) - len(rest.Routes) + len(d.LAN) - len(rest.LAN)
 	if addresses+routes == 0 && !d.Forward6 {
 		return d, nil
 	}
@@ -226,7 +231,8 @@ func (h *Host) applyForwarding(d Desired) error {
 
 // keep makes next the journal, on disk first.
 func (h *Host) keep(next *journal) error {
-	if slices.Equal(next.settings, h.journal.settings) && slices.Equal(next.addresses, h.journal.addresses) {
+	if slices.Equal(next.settings, h.journal.settings) && slices.Equal(next.addresses, h.journal.addresses) &&
+		slices.Equal(next.lan, h.journal.lan) {
 		return nil
 	}
 	if err := h.store.save(next); err != nil {

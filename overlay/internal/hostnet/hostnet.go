@@ -1,6 +1,7 @@
 // Package hostnet keeps the network settings of this host as a gateway needs
-// them: addresses and MTU of the overlay interface, one route per prefix, and
-// the forwarding settings of the interfaces that carry the site's LANs.
+// them: addresses and MTU of the overlay interface, one route per prefix, routes
+// through hosts of the site's LANs, and the forwarding settings of the interfaces
+// that carry those LANs.
 //
 // # Desired and actual
 //
@@ -15,7 +16,8 @@
 //
 // Routes are recognised by [RouteProtocol] together with the overlay interface:
 // two gateways on one host do not see each other's routes as their own, and no
-// route that somebody else made is ever changed. Addresses and settings are
+// route that somebody else made is ever changed. Routes through hosts of a LAN
+// are on interfaces that others use as well; they, addresses and settings are
 // written to a journal, which is on disk before the kernel hears of them.
 // [Host.Close] undoes everything in reverse order; after a crash the next
 // [Open] does it. A setting goes back only if it still has the value that we
@@ -142,6 +144,10 @@ type Desired struct {
 	Addresses []netip.Prefix
 	// Routes through the overlay interface; every prefix at most once.
 	Routes []Route
+	// LAN are routes through hosts of the networks that this host is plugged
+	// into; every prefix at most once. One that is in Routes as well is not
+	// made: what the mesh decides wins.
+	LAN []LANRoute
 	// Forward names the interfaces between which and the overlay interface
 	// packets are forwarded. They must exist.
 	Forward []string
@@ -160,6 +166,17 @@ type Route struct {
 	Source netip.Addr
 	// MTU of the path in bytes, 0 for that of the interface.
 	MTU int
+}
+
+// LANRoute is a prefix that is reached through a host of a LAN. The interface
+// is the one with the smallest network that has Via in it.
+type LANRoute struct {
+	// Prefix is the destination, without bits below its length. It may not be
+	// a default route.
+	Prefix netip.Prefix
+	// Via is the next hop, of the same family, outside of Prefix, not
+	// link-local.
+	Via netip.Addr
 }
 
 // validate says everything that is wrong with the desired state at once.
@@ -190,6 +207,16 @@ func (d Desired) validate() error {
 		}
 		seen[r.Prefix] = true
 	}
+	seenLAN := make(map[netip.Prefix]bool, len(d.LAN))
+	for _, r := range d.LAN {
+		if err := r.validate(); err != nil {
+			errs = append(errs, err)
+		}
+		if seenLAN[r.Prefix] {
+			fault("route %v: given twice", r.Prefix)
+		}
+		seenLAN[r.Prefix] = true
+	}
 	for _, name := range d.Forward {
 		if !validLinkName(name) {
 			fault("forward %q: not an interface name", name)
@@ -212,7 +239,40 @@ func (r Route) validate() error {
 	return nil
 }
 
+func (r LANRoute) validate() error {
+	if err := (Route{Prefix: r.Prefix}).validate(); err != nil {
+		return err
+	}
+	switch v := r.Via; {
+	case r.Prefix.Bits() == 0:
+		return fmt.Errorf("route %v via %v: a default route", r.Prefix, v)
+	case !v.IsValid() || v.Zone() != "" || v.Is4In6() || !v.IsGlobalUnicast():
+		return fmt.Errorf("route %v via %v: not the address of one host", r.Prefix, v)
+	case v.Is4() != r.Prefix.Addr().Is4():
+		return fmt.Errorf("route %v via %v: of different families", r.Prefix, v)
+	case r.Prefix.Contains(v):
+		return fmt.Errorf("route %v via %v: the host is inside of what it leads to", r.Prefix, v)
+	}
+	return nil
+}
+
 func validMTU(mtu int) bool { return mtu == 0 || mtu >= minMTU && mtu <= maxMTU }
+
+// OnLinkError says that a route through a host of a LAN was not installed,
+// because this host is in no network together with that one.
+type OnLinkError struct {
+	LANRoute
+	// Own is set if Via is an address of this host itself.
+	Own bool
+}
+
+// Error names the route and the reason.
+func (e *OnLinkError) Error() string {
+	if e.Own {
+		return fmt.Sprintf("route %v via %v: that is an address of this host", e.Prefix, e.Via)
+	}
+	return fmt.Sprintf("route %v via %v: not in a network that this host is plugged into", e.Prefix, e.Via)
+}
 
 // CollisionError says that a route was not installed, because the host already
 // uses that prefix for something of its own.

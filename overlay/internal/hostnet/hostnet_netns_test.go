@@ -52,6 +52,10 @@ func fullDesired() Desired {
 			{Prefix: p("fd20::/48"), Source: netip.MustParseAddr("fd5e::1")},
 			{Prefix: p("fd5e::2/128"), MTU: 1380},
 		},
+		LAN: []LANRoute{
+			{p("10.128.1.0/24"), netip.MustParseAddr("192.168.10.101")},
+			{p("fd00:128:1::/64"), netip.MustParseAddr("fd10::101")},
+		},
 		Forward:  []string{"lan0"},
 		Forward4: true, Forward6: true,
 	}
@@ -430,9 +434,12 @@ func TestDriftIsNoticedAndRepaired(t *testing.T) {
 			ip(t, "addr add 192.168.10.1/24 dev lan0")
 			ip(t, "route add 192.168.50.0/24 via 192.168.10.254")
 		},
-		"IPv4 forwarding": func() { setSysctl(t, "net/ipv4/conf/lan0/forwarding", "0") },
-		"IPv6 forwarding": func() { setSysctl(t, "net/ipv6/conf/lan0/force_forwarding", "0") },
-		"MTU":             func() { ip(t, "link set pm0 mtu 1400") },
+		"LAN route deleted":      func() { ip(t, "route del 10.128.1.0/24") },
+		"LAN route bent":         func() { ip(t, "route change 10.128.1.0/24 via 192.168.10.102 proto 109 metric 2048") },
+		"IPv6 LAN route deleted": func() { ip(t, "-6 route del fd00:128:1::/64") },
+		"IPv4 forwarding":        func() { setSysctl(t, "net/ipv4/conf/lan0/forwarding", "0") },
+		"IPv6 forwarding":        func() { setSysctl(t, "net/ipv6/conf/lan0/force_forwarding", "0") },
+		"MTU":                    func() { ip(t, "link set pm0 mtu 1400") },
 	} {
 		for len(changes) > 0 {
 			<-changes
@@ -508,14 +515,14 @@ func TestHostWithoutIPv6CarriesIPv4(t *testing.T) {
 		t.Errorf("Facts().IPv6 = %v, %v", f.IPv6, err)
 	}
 	err := h.Apply(t.Context(), fullDesired())
-	if !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "1 addresses and 2 routes left out") {
+	if !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "1 addresses and 3 routes left out") {
 		t.Errorf("Apply = %v", err)
 	}
 	if got := ourRoutes(t, "pm0"); strings.Count(got, "\n") != 2 {
 		t.Errorf("routes:\n%s", got)
 	}
 	d := fullDesired()
-	d.Addresses, d.Routes, d.Forward6 = nil, d.Routes[:2], false
+	d.Addresses, d.Routes, d.LAN, d.Forward6 = nil, d.Routes[:2], d.LAN[:1], false
 	mustApply(t, h, d)
 	mustClose(t, h)
 	mustEqual(t, before)
@@ -713,7 +720,9 @@ func TestUplinkKeepsWhatRoutersAdvertise(t *testing.T) {
 
 	for name, sys := range bothKinds {
 		h := mustOpen(t, Config{Link: "pm0", Journal: filepath.Join(stateDirectory(t), "j")}, sys)
-		mustApply(t, h, fullDesired())
+		d := fullDesired()
+		d.LAN = d.LAN[:1] // this LAN has no IPv6
+		mustApply(t, h, d)
 		if err := hasUplink(); err != nil {
 			t.Errorf("%s: after Apply: %v", name, err)
 		}

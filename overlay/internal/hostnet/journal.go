@@ -17,6 +17,7 @@ import (
 //	planetmesh host journal 1
 //	link pm0
 //	address fd5e:1::1/128
+//	route 10.128.1.0/24 192.168.10.101 lan0
 //	set net/ipv6/conf/wan0/accept_ra 1 2
 //	set net/ipv4/conf/lan0/forwarding 0 1
 //	sum <SHA-256 of all lines before, hexadecimal>
@@ -27,6 +28,7 @@ import (
 type journal struct {
 	link      string
 	addresses []netip.Prefix // added to link, in that order
+	lan       []lanRoute     // added, in that order
 	settings  []change       // in the order of writing
 }
 
@@ -38,6 +40,13 @@ type change struct {
 	old, new string
 }
 
+// lanRoute is a route through a host of a LAN and the interface of that LAN.
+type lanRoute struct {
+	prefix netip.Prefix
+	via    netip.Addr
+	link   string
+}
+
 const (
 	journalHeader = "planetmesh host journal 1"
 	// journalLimit bounds the file: a host with 10,000 interfaces needs two
@@ -46,7 +55,7 @@ const (
 )
 
 // empty reports whether there is nothing to undo.
-func (j *journal) empty() bool { return len(j.addresses) == 0 && len(j.settings) == 0 }
+func (j *journal) empty() bool { return len(j.addresses)+len(j.lan)+len(j.settings) == 0 }
 
 // find returns the entry of a setting, nil if there is none. It is valid until
 // the journal changes.
@@ -88,7 +97,9 @@ type wish struct {
 
 // clone returns a copy that shares nothing.
 func (j *journal) clone() *journal {
-	return &journal{link: j.link, addresses: slices.Clone(j.addresses), settings: slices.Clone(j.settings)}
+	return &journal{
+		link: j.link, addresses: slices.Clone(j.addresses), lan: slices.Clone(j.lan), settings: slices.Clone(j.settings),
+	}
 }
 
 // encode returns the one encoding of j.
@@ -97,6 +108,9 @@ func (j *journal) encode() []byte {
 	fmt.Fprintf(&b, "%s\nlink %s\n", journalHeader, j.link)
 	for _, a := range j.addresses {
 		fmt.Fprintf(&b, "address %s\n", a)
+	}
+	for _, r := range j.lan {
+		fmt.Fprintf(&b, "route %s %s %s\n", r.prefix, r.via, r.link)
 	}
 	for _, c := range j.settings {
 		fmt.Fprintf(&b, "set %s %s %s\n", c.key, c.old, c.new)
@@ -145,6 +159,12 @@ func (j *journal) decodeLine(line string) error {
 			return errors.New("not an address")
 		}
 		j.addresses = append(j.addresses, p)
+	case fields[0] == "route" && len(fields) == 4:
+		r, err := decodeLANRoute(fields[1:])
+		if err != nil {
+			return err
+		}
+		j.lan = append(j.lan, r)
 	case fields[0] == "set" && len(fields) == 4:
 		c := change{key: setting(fields[1]), old: fields[2], new: fields[3]}
 		if !c.key.ours() || !validValue(c.old) || !validValue(c.new) {
@@ -155,6 +175,16 @@ func (j *journal) decodeLine(line string) error {
 		return errors.New("unknown")
 	}
 	return nil
+}
+
+func decodeLANRoute(fields []string) (lanRoute, error) {
+	prefix, err1 := netip.ParsePrefix(fields[0])
+	via, err2 := netip.ParseAddr(fields[1])
+	r := lanRoute{prefix, via, fields[2]}
+	if err1 != nil || err2 != nil || !validLinkName(r.link) {
+		return r, errors.New("not a route")
+	}
+	return r, LANRoute{Prefix: prefix, Via: via}.validate()
 }
 
 // setting is the path of a kernel setting below /proc/sys.

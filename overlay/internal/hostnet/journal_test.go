@@ -17,6 +17,10 @@ func fullJournal() *journal {
 	return &journal{
 		link:      "pm0",
 		addresses: []netip.Prefix{netip.MustParsePrefix("fd5e::1/128"), netip.MustParsePrefix("10.5.0.1/32")},
+		lan: []lanRoute{
+			{netip.MustParsePrefix("10.128.1.0/24"), netip.MustParseAddr("192.168.10.101"), "lan0"},
+			{netip.MustParsePrefix("fd00:128:1::/64"), netip.MustParseAddr("fd10::101"), "lan0"},
+		},
 		settings: []change{
 			{"net/ipv6/conf/wan0/accept_ra", "1", "2"},
 			{"net/ipv6/conf/default/forwarding", "0", "1"},
@@ -33,7 +37,8 @@ func TestJournalSurvivesItsEncoding(t *testing.T) {
 		if err != nil {
 			t.Fatalf("decode: %v\n%s", err, j.encode())
 		}
-		if diff := cmp.Diff(j, got, cmp.AllowUnexported(journal{}, change{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		if diff := cmp.Diff(j, got, cmp.AllowUnexported(journal{}, change{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+			cmp.Comparer(func(a, b lanRoute) bool { return a == b })); diff != "" {
 			t.Errorf("journal (-want +got):\n%s", diff)
 		}
 	}
@@ -69,6 +74,11 @@ func TestJournalRefusesWhatItWouldNotWrite(t *testing.T) {
 		{"number in another form", sealed(journalHeader, "link pm0", "set net/ipv4/conf/lan0/forwarding 0 01")},
 		{"bad address", sealed(journalHeader, "link pm0", "address fd00::1")},
 		{"other order", sealed(journalHeader, "address fd00::1/128", "link pm0")},
+		{"route without a link", sealed(journalHeader, "link pm0", "route 10.128.1.0/24 192.168.10.101 ")},
+		{"route with host bits", sealed(journalHeader, "link pm0", "route 10.128.1.1/24 192.168.10.101 lan0")},
+		{"default route", sealed(journalHeader, "link pm0", "route 0.0.0.0/0 192.168.10.101 lan0")},
+		{"route of two families", sealed(journalHeader, "link pm0", "route 10.128.1.0/24 fd10::1 lan0")},
+		{"route in another form", sealed(journalHeader, "link pm0", "route fd00:0::/64 fd10::1 lan0")},
 		{"unknown line", sealed(journalHeader, "link pm0", "run rm")},
 		{"checksum twice", append(good, good[len(good)-69:]...)},
 	}
@@ -85,6 +95,7 @@ func FuzzDecodeJournal(f *testing.F) {
 	f.Add(fullJournal().encode())
 	f.Add((&journal{link: "x"}).encode())
 	f.Add(sealed(journalHeader, "link pm0", "set net/ipv4/conf/lan0/forwarding 0 1"))
+	f.Add(sealed(journalHeader, "link pm0", "route 10.128.1.0/24 192.168.10.101 lan0"))
 	f.Add(sealed(journalHeader, "link pm0", "set kernel/core_pattern 0 1"))
 	f.Add([]byte("planetmesh host journal 1\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -135,6 +146,15 @@ func TestDesiredNamesAllFaultsAtOnce(t *testing.T) {
 			{Prefix: p("192.168.3.0/24")},
 			{Prefix: p("192.168.3.0/24")},
 		},
+		LAN: []LANRoute{
+			{p("0.0.0.0/0"), netip.MustParseAddr("192.168.10.1")},
+			{p("10.128.1.0/24"), netip.MustParseAddr("fd10::1")},
+			{p("10.128.2.0/24"), netip.MustParseAddr("10.128.2.1")},
+			{p("fd00::/64"), netip.MustParseAddr("fe80::1")},
+			{p("10.128.3.0/24"), netip.Addr{}},
+			{p("10.128.4.0/24"), netip.MustParseAddr("192.168.10.1")},
+			{p("10.128.4.0/24"), netip.MustParseAddr("192.168.10.2")},
+		},
 		Forward: []string{"lan0", "../x", "all"},
 	}
 	err := d.validate()
@@ -144,6 +164,9 @@ func TestDesiredNamesAllFaultsAtOnce(t *testing.T) {
 	for _, want := range []string{
 		"mtu 1000: ipv6 needs", "address ::ffff:10.0.0.1/128", "address invalid Prefix",
 		"route 10.1.2.3/8: not a prefix", "route 224.0.0.0/4", "route fe80::/64", "source fd00::1 does not fit",
+		"route 0.0.0.0/0 via 192.168.10.1: a default route", "via fd10::1: of different families",
+		"via 10.128.2.1: the host is inside", "via fe80::1: not the address of one host", "via invalid IP: not the address",
+		"route 10.128.4.0/24: given twice",
 		"mtu 70000", "route 192.168.3.0/24: given twice", `forward "../x"`, `forward "all"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
