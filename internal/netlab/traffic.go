@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 )
@@ -31,9 +32,9 @@ type ThroughputOptions struct {
 
 // Throughput is what arrived.
 type Throughput struct {
-	// Bytes is the number of bytes that the receiver read from its connections.
+	// Bytes is the number of bytes that the receiver read from its connections in that time.
 	Bytes int64
-	// Duration is the time from the start of sending to the last byte read.
+	// Duration is how long data was sent and counted.
 	Duration time.Duration
 	// Streams is the number of connections.
 	Streams int
@@ -60,7 +61,7 @@ func (t Throughput) String() string {
 	return fmt.Sprintf("%.2f %s (%s, %.0f MB in %.1f s)", rate, unit, streams, float64(t.Bytes)/1e6, t.Duration.Seconds())
 }
 
-// trafficGrace is how long after the end of sending the last bytes may take to arrive, and connections to open.
+// trafficGrace is how long the connections may take to open.
 const trafficGrace = 5 * time.Second
 
 // Throughput measures TCP between two hosts. Both ends run in this program, which takes part of the machine's processors.
@@ -129,36 +130,56 @@ func closeAll(conns []net.Conn) {
 // trafficBuffer is the size of one write; larger ones were not faster over veth.
 const trafficBuffer = 128 << 10
 
-// transfer lets all senders write for the duration and then end their side; receivers read to the end.
+// transfer lets all senders write for the duration and counts what arrives in it. What is still under way then is
+// dropped with the connections: it would disturb what is measured next, and a flow that waits for a lost packet when the
+// time ends may need many seconds for it.
 func transfer(senders, receivers []net.Conn, d time.Duration) (Throughput, error) {
 	var (
-		wg    sync.WaitGroup
-		errs  = make([]error, len(senders)+len(receivers))
-		read  = make([]int64, len(receivers))
-		start = time.Now()
+		wg   sync.WaitGroup
+		errs = make([]error, len(senders)+len(receivers))
+		read = make([]int64, len(receivers))
+		end  = time.Now().Add(d)
 	)
 	for i, c := range senders {
-		wg.Go(func() { errs[i] = sendFor(c, start.Add(d)) })
+		wg.Go(func() { errs[i] = until(c, end, c.Write, nil) })
 	}
 	for i, c := range receivers {
-		wg.Go(func() { read[i], errs[len(senders)+i] = discard(c) })
+		wg.Go(func() { errs[len(senders)+i] = until(c, end, c.Read, &read[i]) })
 	}
 	wg.Wait()
-	t := Throughput{Duration: time.Since(start), Streams: len(senders)}
+	t := Throughput{Duration: d, Streams: len(senders)}
 	for _, n := range read {
 		t.Bytes += n
 	}
 	return t, errors.Join(errs...)
 }
 
-func sendFor(c net.Conn, end time.Time) error {
+// until reads from a connection, or writes to it, with a buffer in user space: splicing into nothing would not be what a
+// program does. At the end the connection is aborted once it is closed.
+func until(c net.Conn, end time.Time, transfer func([]byte) (int, error), total *int64) error {
+	if err := c.SetDeadline(end); err != nil {
+		return err
+	}
 	buf := make([]byte, trafficBuffer)
-	for time.Now().Before(end) {
-		if _, err := c.Write(buf); err != nil {
+	for {
+		n, err := transfer(buf)
+		if total != nil {
+			*total += int64(n)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return abort(c)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	return closeWrite(c)
+}
+
+func abort(c net.Conn) error {
+	if t, ok := c.(*net.TCPConn); ok {
+		return t.SetLinger(0)
+	}
+	return nil
 }
 
 func closeWrite(c net.Conn) error {
@@ -166,22 +187,6 @@ func closeWrite(c net.Conn) error {
 		return t.CloseWrite()
 	}
 	return c.Close()
-}
-
-// discard reads to the end with the buffer in user space: splicing into nothing would not be what a program does.
-func discard(c net.Conn) (int64, error) {
-	buf := make([]byte, trafficBuffer)
-	var total int64
-	for {
-		n, err := c.Read(buf)
-		total += int64(n)
-		if errors.Is(err, io.EOF) {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
 }
 
 // CheckTCP opens a TCP connection from one host to an address of another (the zero Addr means its first one), sends size
