@@ -112,6 +112,8 @@ func (m *Mesh) answerAPI(ctx context.Context, id GatewayID, req apiRequest, resp
 		return err
 	case "renew":
 		return m.answerRenewal(id, resp)
+	case opWidened:
+		return m.answerWidened(ctx, id)
 	}
 	m.count("api.refused")
 	return fmt.Errorf("unknown operation %q", req.Op)
@@ -329,6 +331,7 @@ func (m *Mesh) renewIfDue(ctx context.Context) {
 	exhausted := m.seq.exhausted(c.Generation)
 	m.mu.Unlock()
 	if !exhausted && m.now().Before(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore)/2)) {
+		m.warn("renew", "") // it may have been renewed for another reason
 		return
 	}
 	if err := m.renew(ctx); err != nil {
@@ -364,10 +367,12 @@ func (m *Mesh) renew(ctx context.Context) error {
 			return err
 		}
 	}
+	before := m.self.granted()
 	if err := m.self.adopt(m.cfg.Store, delegation, certificate, m.now()); err != nil {
 		return err
 	}
 	m.log.Info("certificate renewed", "generation", m.self.certificate().Generation)
+	m.regranted(before)
 	return m.publish()
 }
 

@@ -515,6 +515,27 @@ func (a *authority) certifyLocked(req certifyRequest, now time.Time, note func(*
 			generation = max(generation, c.Generation+1)
 		}
 	}
+	chain, err := a.signLocked(req, generation, now)
+	if err != nil {
+		return trust.Chain{}, err
+	}
+	a.ledger.Gateways[req.gateway] = &ledgerGateway{
+		Site: req.site, Identity: req.identity[:], Generation: generation, Prefixes: sorted(req.prefixes), Relay: req.relay,
+	}
+	note(chain.Certificate)
+	return chain, a.ledger.save(a.store)
+}
+
+// sorted returns prefixes in the order of a certificate, each once.
+func sorted(prefixes []netip.Prefix) []netip.Prefix {
+	out := slices.Clone(prefixes)
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out)
+}
+
+// signLocked makes a certificate; the numbers of its grants are taken, but
+// nothing is on disk.
+func (a *authority) signLocked(req certifyRequest, generation uint64, now time.Time) (trust.Chain, error) {
 	c := trust.Certificate{
 		Gateway:    req.gateway,
 		Site:       req.site,
@@ -533,9 +554,7 @@ func (a *authority) certifyLocked(req certifyRequest, now time.Time, note func(*
 	if _, err := rand.Read(c.Serial[:]); err != nil {
 		return trust.Chain{}, err
 	}
-	prefixes := slices.Clone(req.prefixes)
-	slices.SortFunc(prefixes, netip.Prefix.Compare)
-	for _, g := range a.ledger.grantNumbers(req.site, slices.Compact(prefixes)) {
+	for _, g := range a.ledger.grantNumbers(req.site, sorted(req.prefixes)) {
 		c.Grants = append(c.Grants, trust.Grant{Prefix: g.Prefix, Number: g.Number})
 	}
 	signed, err := c.Sign(a.root.ID(), a.delegation, a.key)
@@ -543,18 +562,12 @@ func (a *authority) certifyLocked(req certifyRequest, now time.Time, note func(*
 		return trust.Chain{}, err
 	}
 	chain := trust.Chain{Delegation: a.delegation, Certificate: signed}
-	if err := a.root.VerifyChain(chain, now); err != nil {
-		return trust.Chain{}, err
-	}
-	a.ledger.Gateways[req.gateway] = &ledgerGateway{
-		Site: req.site, Identity: req.identity[:], Generation: generation, Prefixes: prefixes, Relay: req.relay,
-	}
-	note(signed)
-	return chain, a.ledger.save(a.store)
+	return chain, a.root.VerifyChain(chain, now)
 }
 
 // renew gives the holder of a chain that was issued here its next certificate,
-// with the same name, site, grants and permissions.
+// with the same name, site and permissions, and with its grants and those that
+// were added since.
 func (a *authority) renew(chain trust.Chain, now time.Time) (trust.Chain, error) {
 	c := chain.Certificate
 	if !bytes.Equal(chain.Delegation.Raw(), a.delegation.Raw()) {
@@ -562,12 +575,13 @@ func (a *authority) renew(chain trust.Chain, now time.Time) (trust.Chain, error)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if g := a.ledger.Gateways[c.Gateway]; g != nil && !bytes.Equal(g.Identity, c.Identity[:]) {
+	g := a.ledger.Gateways[c.Gateway]
+	if g != nil && !bytes.Equal(g.Identity, c.Identity[:]) {
 		return trust.Chain{}, fmt.Errorf("gateway %s was enrolled again with another identity", c.Gateway)
 	}
-	var prefixes []netip.Prefix
-	for _, g := range c.Grants {
-		prefixes = append(prefixes, g.Prefix)
+	prefixes := grantsOf(c)
+	if g != nil && len(without(g.Prefixes, prefixes)) > 0 {
+		prefixes = normal(slices.Concat(prefixes, g.Prefixes))
 	}
 	return a.certifyLocked(certifyRequest{
 		gateway: c.Gateway, site: c.Site, prefixes: prefixes, identity: c.Identity,

@@ -78,8 +78,8 @@ type Config struct {
 	Seeds []netip.AddrPort
 
 	// Routes are the prefixes to announce at first, each within the grant of
-	// the certificate. Nil means all granted prefixes; an empty slice none.
-	// SetRoutes changes them later.
+	// the certificate. Nil means all granted prefixes, also when the grant
+	// changes; an empty slice none. SetRoutes changes them later.
 	Routes []Route
 
 	// Accept narrows what may be installed from other sites: a route must

@@ -80,7 +80,7 @@ func (m *Mesh) apply(ctx context.Context) error {
 			state.wg = p.WireGuard
 		}
 	}
-	announced := prefixesOf(m.routes)
+	announced, lan := prefixesOf(m.routes), slices.Clone(m.lan)
 	m.mu.Unlock()
 	m.applied.Store(&applied{desired: want})
 	if m.hooks.Applied != nil {
@@ -94,6 +94,7 @@ func (m *Mesh) apply(ctx context.Context) error {
 		mtu:       m.cfg.MTU,
 		routes:    append(routePrefixes(want.Routes), m.overlayRoutes(want)...),
 		announced: announced,
+		lan:       lan,
 	})
 	if err != nil {
 		return fmt.Errorf("configure host: %w", err)
@@ -365,7 +366,8 @@ func (m *Mesh) save() error {
 // a matter of hours of tolerance.
 const upkeepInterval = time.Minute
 
-// upkeepLoop drops expired records and renews the own certificate.
+// upkeepLoop drops expired records, renews the own certificate, and reminds
+// others of wider ones.
 func (m *Mesh) upkeepLoop(ctx context.Context) error {
 	for {
 		select {
@@ -380,5 +382,6 @@ func (m *Mesh) upkeepLoop(ctx context.Context) error {
 		m.revocations.Expire(m.now())
 		wake(m.dirty)
 		m.renewIfDue(ctx)
+		m.remind(ctx)
 	}
 }

@@ -19,6 +19,7 @@ const (
 	EventRouteMoved   EventKind = "route-moved"   // a prefix is reached through another gateway
 	EventConflict     EventKind = "conflict"      // two sites claim overlapping prefixes
 	EventRefused      EventKind = "refused"       // something was not believed or not installed
+	EventGranted      EventKind = "granted"       // the own certificate grants other prefixes than before
 	EventRedeemed     EventKind = "redeemed"      // a ticket was redeemed here
 	EventDuplicate    EventKind = "duplicate"     // another machine speaks with this gateway's identity
 )

@@ -23,6 +23,8 @@ type host interface {
 	// collision says what on this host a route for p would get in the way of,
 	// and why it matters.
 	collision(p netip.Prefix) (with netip.Prefix, reason string, collides bool)
+	// checkLAN reports which routes through hosts of LANs cannot be made now.
+	checkLAN(routes []LANRoute) error
 	// attach replaces the attached interfaces; apply puts them into effect.
 	attach(list []Attachment) error
 	// apply makes the host carry packets as wanted.
@@ -39,6 +41,7 @@ type hostState struct {
 	mtu       int
 	routes    []netip.Prefix // reached through the overlay
 	announced []netip.Prefix // behind this gateway
+	lan       []LANRoute     // reached through hosts of the LANs
 }
 
 // openHost returns the host of a gateway with a TUN device, or one that leaves
@@ -171,6 +174,11 @@ func (h *kernelHost) apply(ctx context.Context, want hostState) error {
 		}
 		d.Routes = append(d.Routes, hostnet.Route{Prefix: p, Source: source})
 	}
+	for _, r := range want.lan {
+		if r.Prefix.Addr().Is4() || facts.IPv6 {
+			d.LAN = append(d.LAN, hostnet.LANRoute(r))
+		}
+	}
 	if !h.m.cfg.KeepHost {
 		h.forward(&d, facts, want)
 	}
@@ -183,16 +191,24 @@ func (h *kernelHost) apply(ctx context.Context, want hostState) error {
 }
 
 // forward asks for forwarding between the overlay and the interfaces behind
-// which the announced prefixes are.
+// which the announced prefixes are, or hosts that lead to parts of them.
 func (h *kernelHost) forward(d *hostnet.Desired, facts hostnet.Facts, want hostState) {
+	add := func(i hostnet.Interface) {
+		if !slices.Contains(d.Forward, i.Name) {
+			d.Forward = append(d.Forward, i.Name)
+		}
+	}
 	for _, p := range want.announced {
 		for _, i := range facts.InterfaceFor(p) {
-			if !slices.Contains(d.Forward, i.Name) {
-				d.Forward = append(d.Forward, i.Name)
-			}
+			add(i)
 		}
 		d.Forward4 = d.Forward4 || p.Addr().Is4()
 		d.Forward6 = d.Forward6 || p.Addr().Is6() && facts.IPv6
+	}
+	for _, r := range d.LAN {
+		if i, err := facts.OnLink(r.Via); err == nil {
+			add(i)
+		}
 	}
 }
 

@@ -56,16 +56,19 @@ type Mesh struct {
 
 	publishing sync.Mutex // held from a sequence number to its record in the book
 
-	mu        sync.Mutex // guards all below
-	routes    []Route
-	accept    []netip.Prefix
-	peers     map[GatewayID]*peer
-	published *record.Record
-	seq       *sequence
-	observed  map[GatewayID]netip.AddrPort // where others see this gateway
-	duplicate ownership
-	warnings  map[string]string // by cause
-	saved     map[GatewayID]netip.AddrPort
+	mu     sync.Mutex // guards all below
+	routes []Route
+	// announceAll says that routes are all that is granted, whatever that is.
+	announceAll bool
+	lan         []LANRoute
+	accept      []netip.Prefix
+	peers       map[GatewayID]*peer
+	published   *record.Record
+	seq         *sequence
+	observed    map[GatewayID]netip.AddrPort // where others see this gateway
+	duplicate   ownership
+	warnings    map[string]string // by cause
+	saved       map[GatewayID]netip.AddrPort
 
 	said sayings // used by apply alone
 

@@ -64,9 +64,7 @@ func (m *Mesh) openState() error {
 	}
 	m.routes = slices.Clone(m.cfg.Routes)
 	if m.cfg.Routes == nil {
-		for _, p := range m.self.granted() {
-			m.routes = append(m.routes, Route{Prefix: p})
-		}
+		m.announceAll, m.routes = true, routesTo(m.self.granted())
 	}
 	return m.checkRoutes(m.routes)
 }

@@ -165,7 +165,7 @@ func (m *Mesh) SetRoutes(_ context.Context, routes []Route) error {
 		return err
 	}
 	m.mu.Lock()
-	m.routes = slices.Clone(routes)
+	m.announceAll, m.routes = false, slices.Clone(routes)
 	m.mu.Unlock()
 	wake(m.republish)
 	wake(m.dirty)
@@ -263,8 +263,11 @@ func (o *ownership) stopped() bool { return o.clone }
 func (m *Mesh) ownAhead(r *record.Record) {
 	if r.Order().Generation > m.self.certificate().Generation {
 		// Restored from before a renewal: the record brings the certificate.
+		before := m.self.granted()
 		if err := m.self.adopt(m.cfg.Store, r.Chain.Delegation.Raw(), r.Chain.Certificate.Raw(), m.now()); err != nil {
 			m.log.Debug("later certificate of this gateway not taken", "err", err)
+		} else {
+			m.regranted(before)
 		}
 	}
 	m.mu.Lock()

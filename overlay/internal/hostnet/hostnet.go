@@ -209,7 +209,7 @@ func (d Desired) validate() error {
 	}
 	seenLAN := make(map[netip.Prefix]bool, len(d.LAN))
 	for _, r := range d.LAN {
-		if err := r.validate(); err != nil {
+		if err := r.Validate(); err != nil {
 			errs = append(errs, err)
 		}
 		if seenLAN[r.Prefix] {
@@ -239,7 +239,8 @@ func (r Route) validate() error {
 	return nil
 }
 
-func (r LANRoute) validate() error {
+// Validate says what is wrong with the route without a look at any host.
+func (r LANRoute) Validate() error {
 	if err := (Route{Prefix: r.Prefix}).validate(); err != nil {
 		return err
 	}

@@ -184,7 +184,7 @@ func decodeLANRoute(fields []string) (lanRoute, error) {
 	if err1 != nil || err2 != nil || !validLinkName(r.link) {
 		return r, errors.New("not a route")
 	}
-	return r, LANRoute{Prefix: prefix, Via: via}.validate()
+	return r, LANRoute{Prefix: prefix, Via: via}.Validate()
 }
 
 // setting is the path of a kernel setting below /proc/sys.
