@@ -32,20 +32,16 @@ type service struct {
 	pods bool
 }
 
-func has(h *inventory.Host, roles ...inventory.Role) bool {
-	return slices.ContainsFunc(h.Roles, func(r inventory.Role) bool { return slices.Contains(roles, r) })
-}
-
-func isControlPlane(h *inventory.Host) bool { return has(h, inventory.ControlPlane) }
+func isControlPlane(h *inventory.Host) bool { return h.Is(inventory.ControlPlane) }
 
 func controlPlaneServes(_ *inventory.Inventory, h *inventory.Host) bool { return isControlPlane(h) }
 
-func nodeServes(_ *inventory.Inventory, h *inventory.Host) bool { return isNode(h) }
+func nodeServes(_ *inventory.Inventory, h *inventory.Host) bool { return h.IsNode() }
 
 // balances says whether a host serves the API's endpoint for others by mode.
 func balances(mode inventory.Endpoint) func(*inventory.Inventory, *inventory.Host) bool {
 	return func(i *inventory.Inventory, h *inventory.Host) bool {
-		return has(h, inventory.LoadBalancer) && !isControlPlane(h) && endpoint(i) == mode
+		return h.Is(inventory.LoadBalancer) && !isControlPlane(h) && endpoint(i) == mode
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -135,14 +134,7 @@ func (c *coordinator) gather(ctx context.Context, i int, h host.Host) {
 }
 
 // joins says whether the cluster will have the host.
-func joins(h *inventory.Host) bool {
-	return isNode(h) || slices.Contains(h.Roles, inventory.LoadBalancer)
-}
-
-// isNode says whether the host will be a node.
-func isNode(h *inventory.Host) bool {
-	return slices.Contains(h.Roles, inventory.ControlPlane) || slices.Contains(h.Roles, inventory.Worker)
-}
+func joins(h *inventory.Host) bool { return h.IsNode() || h.Is(inventory.LoadBalancer) }
 
 func (c *coordinator) measureAll(ctx context.Context, hosts map[string]host.Host) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -173,7 +165,7 @@ func (c *coordinator) startAgent(ctx context.Context, i int, h host.Host, work *
 		Self: uint16(i), Addr: spec.NodeIP, ProbePort: c.options.ProbePort, Ports: listenPorts(c.inv, spec), FsyncDir: c.options.FsyncDir,
 	}})
 	if err == nil && got.Ready == nil {
-		err = errors.New("the agent answers something else")
+		err = errOther
 	}
 	if err == nil {
 		err = got.Ready.check()

@@ -178,44 +178,84 @@ func (m *measurement) connect(ctx context.Context, p *Pair, from, to int) {
 // probe measures the round trip from a to b, then asks b what arrived.
 func (m *measurement) probe(ctx context.Context) {
 	c := m.c
-	o := &c.options
-	got, err := c.sessions[m.a].call(ctx, request{Echo: &echoJob{
-		Peer: uint16(m.b), Run: m.run, Probes: o.Probes, Interval: int64(o.Interval), Linger: int64(o.Linger),
-	}})
-	if err == nil && got.Echo == nil {
-		err = errors.New("the agent answers something else")
-	}
-	if err == nil {
-		err = got.Echo.check(o.Probes)
-	}
+	e, err := c.askEcho(ctx, m.a, m.b, m.run, c.options.Probes, c.options.Linger)
 	if err != nil {
 		m.wrong(&m.out, m.a, err)
 		m.wrong(&m.back, m.a, err)
 		return
 	}
-	m.echo = got.Echo
+	m.echo = e
 	m.fillRoundTrip()
-	heard, err := c.sessions[m.b].call(ctx, request{Count: &countJob{Peer: uint16(m.a), Run: m.run}})
-	if err == nil && heard.Count == nil {
-		err = errors.New("the agent answers something else")
-	}
-	if err == nil {
-		err = heard.Count.check(m.echo.Sent)
-	}
-	if err == nil && heard.Count.Received < m.echo.Answered {
-		err = errors.New("more answers came than the agent says it had requests")
-	}
+	heard, err := c.askCount(ctx, m.b, m.a, m.run, e)
 	if err != nil {
 		m.wrong(&m.out, m.b, err)
 		m.wrong(&m.back, m.b, err)
 		return
 	}
-	m.out.Sent, m.out.Received, m.out.Reordered = m.echo.Sent, heard.Count.Received, heard.Count.Reordered
-	m.back.Sent, m.back.Received, m.back.Reordered = heard.Count.Received, m.echo.Answered, m.echo.Reordered
-	if heard.Count.From.IsValid() {
-		m.out.SeenAs = heard.Count.From
+	m.out.Sent, m.out.Received, m.out.Reordered = e.Sent, heard.Received, heard.Reordered
+	m.back.Sent, m.back.Received, m.back.Reordered = heard.Received, e.Answered, e.Reordered
+	if heard.From.IsValid() {
+		m.out.SeenAs = known(heard.From)
+	}
+	if heard.Received == 0 {
+		m.probeBack(ctx)
 	}
 }
+
+// backProbes is enough to tell whether a direction is open at all.
+const backProbes = 20
+
+// backRun marks the runs of probeBack.
+const backRun = 1 << 63
+
+// probeBack looks at the way from b to a by itself, where nothing arrived on the other.
+func (m *measurement) probeBack(ctx context.Context) {
+	c := m.c
+	e, err := c.askEcho(ctx, m.b, m.a, m.run|backRun, min(backProbes, c.options.Probes), min(c.options.Linger, 500*time.Millisecond))
+	if err != nil {
+		m.wrong(&m.back, m.b, err)
+		return
+	}
+	m.back.SendError = short(e.SendError)
+	heard, err := c.askCount(ctx, m.a, m.b, m.run|backRun, e)
+	if err != nil {
+		m.wrong(&m.back, m.a, err)
+		return
+	}
+	m.back.Sent, m.back.Received, m.back.Reordered = e.Sent, heard.Received, heard.Reordered
+	if heard.From.IsValid() {
+		m.back.SeenAs = known(heard.From)
+	}
+}
+
+func (c *coordinator) askEcho(ctx context.Context, from, to int, run uint64, probes int, linger time.Duration) (*echoResult, error) {
+	got, err := c.sessions[from].call(ctx, request{Echo: &echoJob{
+		Peer: uint16(to), Run: run, Probes: probes, Interval: int64(c.options.Interval), Linger: int64(linger),
+	}})
+	switch {
+	case err != nil:
+		return nil, err
+	case got.Echo == nil:
+		return nil, errOther
+	}
+	return got.Echo, got.Echo.check(probes)
+}
+
+// askCount asks on what arrived of what from sent.
+func (c *coordinator) askCount(ctx context.Context, on, from int, run uint64, sent *echoResult) (*countHeard, error) {
+	got, err := c.sessions[on].call(ctx, request{Count: &countJob{Peer: uint16(from), Run: run}})
+	switch {
+	case err != nil:
+		return nil, err
+	case got.Count == nil:
+		return nil, errOther
+	case got.Count.Received < sent.Answered:
+		return nil, errors.New("more answers came than the agent says it had requests")
+	}
+	return got.Count, got.Count.check(sent.Sent)
+}
+
+var errOther = errors.New("the agent answers something else")
 
 // fillRoundTrip takes what both directions have from the echoes.
 func (m *measurement) fillRoundTrip() {
@@ -246,7 +286,7 @@ func known(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 func (m *measurement) size(ctx context.Context, p *Pair, from, to int, wait time.Duration) {
 	got, err := m.c.sessions[from].call(ctx, request{Size: &sizeJob{Peer: uint16(to), Run: m.run, Wait: int64(wait)}})
 	if err == nil && got.Size == nil {
-		err = errors.New("the agent answers something else")
+		err = errOther
 	}
 	if err == nil {
 		err = got.Size.check()
