@@ -104,7 +104,7 @@ func (b *box) poll(ctx context.Context, what string, done func() bool) error {
 
 func (b *box) fault(what string) error {
 	console, _ := os.ReadFile(b.spec.Console) //nolint:errcheck // only adds to an error
-	return fmt.Errorf("host %s: %s: %s", b.net.Name(), what, tail(b.proc.Log()+string(console)))
+	return fmt.Errorf("host %s: %s: %s", b.net.Name(), what, tail(b.log()+string(console)))
 }
 
 // await polls until a command succeeds.

@@ -3,13 +3,15 @@
 package kubelab_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/planetmesh/planetmesh/internal/netlab/kubelab"
 )
 
-// newWorld starts a world that must leave nothing behind; what it was like is shown where the test has failed.
+// newWorld starts a world that must leave nothing behind. What it was like is kept in a folder if the test fails.
 func newWorld(t *testing.T, o kubelab.Options) *kubelab.World {
 	t.Helper()
 	o.Logf = t.Logf
@@ -18,13 +20,21 @@ func newWorld(t *testing.T, o kubelab.Options) *kubelab.World {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			dir, err := os.MkdirTemp("", "kubelab-"+filepath.Base(t.Name())+"-")
+			t.Logf("the world is described in %s (%v): %v", dir, err, w.Collect(t.Context(), dir))
+		}
 		if err := w.Close(); err != nil {
 			t.Error(err)
+		}
+		if left := w.Leftovers(); len(left) > 0 {
+			t.Errorf("left over: %q", left)
 		}
 	})
 	return w
 }
 
+// mustSSH runs a command as people would, from the operator's machine.
 func mustSSH(t *testing.T, w *kubelab.World, host, command, stdin string) string {
 	t.Helper()
 	out, err := w.Operator().SSH(t.Context(), w.Host(host), command, strings.NewReader(stdin))
@@ -32,10 +42,4 @@ func mustSSH(t *testing.T, w *kubelab.World, host, command, stdin string) string
 		t.Fatal(err)
 	}
 	return out
-}
-
-func TestBoot(t *testing.T) {
-	w := newWorld(t, kubelab.Options{Hosts: []string{"master01", "node01"}, Routed: true})
-	t.Log(mustSSH(t, w, "master01", "hostname; systemctl --failed; ps aux | tail -30; ip a; df -h; cat /proc/self/cgroup; ctr -n k8s.io images ls -q; systemd-run --unit=foo sleep 1; mount", ""))
-	t.Log(mustSSH(t, w, "node01", "hostname; systemctl is-system-running; ls -la /run /", ""))
 }
