@@ -30,6 +30,12 @@ const (
 	Report  Name = "report"
 )
 
+// Order lists all phases in their order.
+var Order = []Name{Connect, Mesh, Matrix, Decide, Prepare, Proxy, Init, JoinCP, Join, PodNet, Policy, Prove, Report}
+
+// Secret stands in a Change for a value that nobody is to see.
+const Secret = "(secret)"
+
 // Change is one difference between what is and what shall be. Values that are
 // secret are written as "(secret)".
 type Change struct {
@@ -38,12 +44,30 @@ type Change struct {
 	To   string `json:"to,omitempty"`
 }
 
+// String is the change on one line, unless its values have more.
+func (c Change) String() string {
+	switch {
+	case c.From == "" && c.To == "":
+		return c.What
+	case c.From == "":
+		return c.What + ": " + c.To
+	case c.To == "":
+		return c.What + ": " + c.From + " -> nothing"
+	}
+	return c.What + ": " + c.From + " -> " + c.To
+}
+
 // Action makes one thing on a host so. Every method looks at the host itself;
-// between calls nothing is remembered but what the journal on the host says.
+// between calls nothing is remembered but what the journal on the host says: Apply
+// and Undo find it in their context, see journal.From. An action is used for one
+// host at a time.
 type Action interface {
 	// String is one line: "file /etc/containerd/config.toml".
 	String() string
-	// Observe returns what differs; nothing means that nothing is to be done.
+	// Observe returns what differs; nothing means that nothing is to be done. It
+	// changes nothing. It says the same before and after the steps that the
+	// action's step needs: what they will have done by then is not its matter, or
+	// a plan would not show what its execution does.
 	Observe(ctx context.Context, h host.Host) ([]Change, error)
 	// Apply is called if Observe returned something.
 	Apply(ctx context.Context, h host.Host, log func(line string)) error
@@ -62,10 +86,16 @@ type Step struct {
 	Host   string // name in the inventory
 	Action Action
 	// Needs are IDs of steps that come before. One that ends in a slash stands
-	// for all steps whose ID begins so.
+	// for all other steps whose ID begins so; there must be some, unless it is the
+	// name of a whole phase. Steps of one host that are ready are done in the order
+	// of the list.
 	Needs []string
 	// Retry is how often Apply and Prove are tried again.
 	Retry int
+	// UndoOnFailure has the step taken back if it fails, or if one fails that
+	// comes later on the same host in the same run. What was done by others stays,
+	// and the next run goes on from there.
+	UndoOnFailure bool
 }
 
 // EventKind says what an event is about.
@@ -73,13 +103,15 @@ type EventKind string
 
 // The kinds of events.
 const (
-	Started   EventKind = "started"
-	Line      EventKind = "output"
-	Done      EventKind = "done"
-	Unchanged EventKind = "unchanged"
-	Failed    EventKind = "error"
-	Undone    EventKind = "undone"
-	PhaseDone EventKind = "phase-done"
+	Started   EventKind = "started"    // a step is being looked at
+	Observed  EventKind = "observed"   // a plan knows the step's changes
+	Line      EventKind = "output"     // Text is a line that a command wrote
+	Done      EventKind = "done"       // the step's changes are made and proven
+	Unchanged EventKind = "unchanged"  // there was nothing to do
+	Failed    EventKind = "error"      // Text says why; the step's host stops
+	Blocked   EventKind = "blocked"    // the step is left out; Text says why
+	Undone    EventKind = "undone"     // the step was taken back
+	PhaseDone EventKind = "phase-done" // no step of the phase is left
 )
 
 // Event is something that people and machines may want to watch.
@@ -91,4 +123,6 @@ type Event struct {
 	Kind    EventKind `json:"kind"`
 	Text    string    `json:"text,omitempty"`
 	Changes []Change  `json:"changes,omitempty"`
+	// Duration is how long the step or phase took, in nanoseconds, at its end.
+	Duration time.Duration `json:"duration,omitempty"`
 }
