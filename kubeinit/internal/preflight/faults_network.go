@@ -266,7 +266,7 @@ func (n *networkJudge) addMTU(id string, bad, possible []Direction, directed boo
 		for _, d := range s.directions {
 			smallest = min(smallest, n.pairs[d].MTU)
 		}
-		n.addNetwork(id, SeverityFault, []scope{s}, directed, fmt.Sprintf(text, max(smallest, 0)), func(s *scope) string {
+		n.addNetwork(id, SeverityFault, []scope{s}, directed, fmt.Sprintf(text, max(smallest, minMTU-1)), func(s *scope) string {
 			d := s.directions[0]
 			return fmt.Sprintf("on the routers between: let ICMP \"fragmentation needed\" pass, or on %s: ip route replace %s via ROUTER mtu %d", d.From, n.inv.Host(d.To).NodeIP, max(smallest, minMTU))
 		})

@@ -117,7 +117,7 @@ func (j *judge) candidates(possible []Direction, directed bool) []scope {
 		g.directions = append(g.directions, d)
 	}
 	const sites, hosts = "all other sites", "all other hosts"
-	for pass := range 3 {
+	for pass := range 4 {
 		for _, d := range possible {
 			from, to := j.siteOf(d.From), j.siteOf(d.To)
 			if pass == 0 {
@@ -132,6 +132,9 @@ func (j *judge) candidates(possible []Direction, directed bool) []scope {
 				put(d, "site "+from, sites)
 				put(d, sites, "site "+to)
 			case pass == 2:
+				put(d, d.From, "site "+to, d.From)
+				put(d, "site "+from, d.To, d.To)
+			case pass == 3:
 				put(d, d.From, hosts, d.From)
 				put(d, hosts, d.To, d.To)
 			}
