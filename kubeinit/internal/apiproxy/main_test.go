@@ -325,3 +325,10 @@ func freePort(t testing.TB) netip.AddrPort {
 	t.Fatal("no free port")
 	return netip.AddrPort{}
 }
+
+func testContext(t testing.TB) (context.Context, context.CancelFunc) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	return ctx, cancel
+}

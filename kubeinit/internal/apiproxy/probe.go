@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -69,6 +70,17 @@ type result struct {
 	err   error
 }
 
+// maxError is the length in bytes of the errors that are kept. They may quote
+// what a server says, and are logged.
+const maxError = 200
+
+func brief(err error) error {
+	if err == nil || len(err.Error()) <= maxError {
+		return err
+	}
+	return errors.New(strings.ToValidUTF8(err.Error()[:maxError], "") + "...")
+}
+
 // ask asks over the connection that is kept, and over a new one if there is
 // none or no answer. roots is nil as long as the authority is not known.
 func (p *probe) ask(ctx context.Context, roots *x509.CertPool) result {
@@ -88,7 +100,7 @@ func (p *probe) fresh(ctx context.Context, roots *x509.CertPool) result {
 	start := time.Now()
 	conn, err := p.dial(dialing, "tcp", p.address.String())
 	if err != nil {
-		return result{state: Down, err: err}
+		return result{state: Down, err: brief(err)}
 	}
 	rtt := max(time.Since(start), 1)
 	// What is connected to is there. It gets time to answer, a loaded machine
@@ -100,7 +112,7 @@ func (p *probe) fresh(ctx context.Context, roots *x509.CertPool) result {
 	if err != nil {
 		p.close()
 	}
-	return result{state, rtt, err}
+	return result{state, rtt, brief(err)}
 }
 
 // question is one request and its answer, after the handshake if there was

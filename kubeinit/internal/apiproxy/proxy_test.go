@@ -396,6 +396,7 @@ func TestASourceHasAShare(t *testing.T) {
 func TestFilesAreReadAgain(t *testing.T) {
 	ca, servers, list := three(t)
 	var learned string
+	list[0].OwnSite, list[2].OwnHost = true, true
 	r := start(t, list[:1], func(_ *proxy, c *Config) { learned = c.Learned })
 	r.expectOrder("a:ready")
 	c := r.config
