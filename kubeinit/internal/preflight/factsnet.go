@@ -129,8 +129,19 @@ func parseAddress(line string) (Address, error) {
 	if err != nil {
 		return Address{}, fmt.Errorf("%.80q is no address", line)
 	}
+	if !isName(fields[1]) {
+		return Address{}, fmt.Errorf("%.80q names no interface", line)
+	}
 	return Address{Interface: fields[1], Prefix: prefix, Refused: strings.Contains(line, " dadfailed ")}, nil
 }
+
+// isName says whether a word can stand in a command as it is: names of
+// interfaces, tables and chains do, and what a hostile host says may not.
+func isName(word string) bool {
+	return word != "" && len(word) <= 64 && !strings.HasPrefix(word, "-") && strings.Trim(word, nameLetters) == ""
+}
+
+const nameLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-@:"
 
 // parseLink reads a line of "ip -o link" and returns the interface's name and
 // hardware address; the latter is empty where there is none.
@@ -236,6 +247,12 @@ func parseListener(line string) (Listener, error) {
 // and "type filter hook forward priority filter; policy drop;".
 func (p *factsParser) chain(line string) {
 	fields := strings.Fields(line)
+	for _, word := range fields[:min(len(fields), 3)] {
+		if word != "{" && word != "}" && fields[0] != "type" && !isName(word) {
+			p.table = Chain{Family: p.table.Family} // it drops all the same, without a name
+			return
+		}
+	}
 	switch {
 	case len(fields) >= 3 && fields[0] == "table":
 		p.table = Chain{Family: fields[1], Table: fields[2]}

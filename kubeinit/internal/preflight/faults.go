@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/planetmesh/planetmesh/kubeinit/internal/inventory"
 )
@@ -58,6 +59,9 @@ func Faults(r *Report, inv *inventory.Inventory) []Fault {
 	j.mesh()
 	j.network()
 	j.clocks()
+	for i := range j.faults {
+		j.faults[i].Text, j.faults[i].Cure = plain(j.faults[i].Text), plain(j.faults[i].Cure)
+	}
 	slices.SortStableFunc(j.faults, func(a, b Fault) int {
 		return cmp.Or(a.Severity.rank()-b.Severity.rank(), strings.Compare(a.ID, b.ID))
 	})
@@ -118,6 +122,16 @@ func (j *judge) inventory() {
 			fmt.Sprintf("the control planes are in two sites, %s and %s: etcd has no majority when the one with more members is lost, and no majority is gained by the other", sites[0], sites[1]),
 			"in the inventory, give the role control-plane to a host in a third site, or only to hosts of one site")
 	}
+}
+
+// plain takes what moves the cursor, or worse, out of text that hosts have sent.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, text)
 }
 
 // list joins names: "a, b and c"; of many, the first ones are named.

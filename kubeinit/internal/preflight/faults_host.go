@@ -119,6 +119,10 @@ func (k *hostJudge) hasDefaultRoute() bool {
 // forwarding judges what stands in the way of packets for pods and for other sites.
 func (k *hostJudge) forwarding() {
 	for _, c := range k.f.ForwardDrops {
+		if c.Table == "" || c.Chain == "" {
+			k.say("firewall-forward-drop", SeverityFault, "nft list chains", "drops what it shall forward: a chain with an unusual name has the policy drop")
+			continue
+		}
 		source := k.inv.Cluster.PodSupernet
 		rule := fmt.Sprintf("nft insert rule %s %s %s", c.Family, c.Table, c.Chain)
 		k.say("firewall-forward-drop", SeverityFault, fmt.Sprintf("%s ip saddr %s accept && %s ip daddr %s accept", rule, source, rule, source),

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -206,6 +207,11 @@ func (r *ready) check() error {
 		return errors.New("more ports than were asked for")
 	case r.FsyncNanos < 0 || r.FsyncCount < 0:
 		return errors.New("time of fsync is out of range")
+	}
+	for _, d := range r.Duplicates {
+		if _, err := net.ParseMAC(d); err != nil {
+			return errors.New("a duplicate has no hardware address")
+		}
 	}
 	const year = int64(365 * 24 * time.Hour)
 	if r.ClockNanos < -100*year || r.ClockNanos > 100*year {

@@ -177,7 +177,7 @@ func (c *coordinator) startAgent(ctx context.Context, i int, h host.Host, work *
 	}
 	a := got.Ready
 	r.Agent = &AgentReport{
-		ProbePort: a.ProbePort, Listening: a.Listening, Busy: a.Busy, Failed: shorten(a.Failed), Duplicates: shorten(a.Duplicates),
+		ProbePort: a.ProbePort, Listening: a.Listening, Busy: a.Busy, Failed: shorten(a.Failed), Duplicates: a.Duplicates,
 		ClockError: short(a.ClockError), Fsync: time.Duration(a.FsyncNanos), FsyncCount: a.FsyncCount, FsyncError: short(a.FsyncError),
 		ahead: time.Duration(a.ClockNanos),
 	}

@@ -44,6 +44,9 @@ func (s *scope) targets() []string {
 // if all its directions are affected. Where directed is false the
 // caller gives both directions of what is affected.
 func (j *judge) scopes(affected, possible []Direction, directed bool) []scope {
+	if len(affected) == 0 {
+		return nil
+	}
 	is := make(map[Direction]bool, len(affected))
 	for _, d := range affected {
 		is[d] = true
