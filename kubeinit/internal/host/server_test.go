@@ -16,7 +16,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -25,10 +24,11 @@ import (
 // server is an SSH server in this process. It runs commands with this machine's
 // shell, as sshd does: each in a session of its own.
 type server struct {
-	t       testing.TB
-	address netip.AddrPort
-	config  *ssh.ServerConfig
-	env     []string
+	t        testing.TB
+	address  netip.AddrPort
+	config   *ssh.ServerConfig
+	env      []string
+	greeting string // what the start-up files of the login shell do
 
 	mu       sync.Mutex // guards what follows
 	deaf     bool       // does not answer signs of life
@@ -36,6 +36,7 @@ type server struct {
 	sessions int // now
 	most     int // of sessions
 	commands []string
+	running  map[int]*os.Process // with a process group of its own
 }
 
 // site is what a client needs in order to reach a server.
@@ -97,7 +98,7 @@ func newSite(t testing.TB, env ...string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.server = &server{t: t, address: netip.MustParseAddrPort(l.Addr().String()), env: append(os.Environ(), env...)}
+	s.server = &server{t: t, address: netip.MustParseAddrPort(l.Addr().String()), env: append(os.Environ(), env...), running: map[int]*os.Process{}}
 	s.server.config = &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 		if string(key.Marshal()) == string(client.PublicKey().Marshal()) {
 			return nil, nil
@@ -112,6 +113,7 @@ func newSite(t testing.TB, env ...string) *site {
 	t.Cleanup(func() {
 		l.Close()
 		s.server.drop()
+		s.server.end()
 		wg.Wait()
 	})
 	return s
@@ -234,12 +236,11 @@ func (s *server) session(c ssh.NewChannel) {
 }
 
 func (s *server) exec(channel ssh.Channel, command string) {
-	cmd := exec.Command("sh", "-c", command)
+	cmd := exec.Command("sh", "-c", s.greeting+command)
 	cmd.Env = s.env
 	cmd.Dir = os.TempDir()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Stdout, cmd.Stderr = channel, channel.Stderr()
-	cmd.WaitDelay = 5 * time.Second
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		s.t.Error(err)
@@ -249,6 +250,8 @@ func (s *server) exec(channel ssh.Channel, command string) {
 		s.t.Error(err)
 		return
 	}
+	s.mark(cmd.Process, true)
+	defer s.mark(cmd.Process, false)
 	go func() {
 		_, _ = io.Copy(stdin, channel)
 		stdin.Close()
@@ -265,6 +268,25 @@ func (s *server) exec(channel ssh.Channel, command string) {
 		return
 	}
 	_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status.ExitStatus())}))
+}
+
+func (s *server) mark(p *os.Process, runs bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if runs {
+		s.running[p.Pid] = p
+	} else {
+		delete(s.running, p.Pid)
+	}
+}
+
+// end kills what commands left over.
+func (s *server) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for pid := range s.running {
+		_ = syscall.Kill(-pid, syscall.SIGKILL) // gone already if it fails
+	}
 }
 
 func forward(c ssh.NewChannel) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -196,17 +195,8 @@ func (h *SSH) notBegun(said string) error {
 	return h.errorf("the login shell of user %s runs no commands: %s", h.config.User, said)
 }
 
-const killScript = `kill -s TERM -- "-$1" 2>/dev/null || exit 0
-n=0
-while [ "$n" -lt "$2" ]; do
-	sleep 0.1 2>/dev/null || { sleep 1; n=$((n+9)); }
-	kill -s 0 -- "-$1" 2>/dev/null || exit 0
-	n=$((n+1))
-done
-kill -s KILL -- "-$1" 2>/dev/null || :`
-
 // kill ends the command on the host. Closing the session would not: a server
-// only closes the command's input and outputs then. SSH has a request for
+// only closes the command's input and output then. SSH has a request for
 // signals, which a server may refuse, and which would not reach what sudo runs.
 func (r *run) kill(session *ssh.Session, ended <-chan error) {
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
@@ -227,16 +217,29 @@ func (r *run) kill(session *ssh.Session, ended <-chan error) {
 	if group <= 1 {
 		return
 	}
-	r.signal(ctx, group)
-	select {
-	case <-ended:
-	case <-r.gone:
-	case <-ctx.Done():
+	for _, signal := range []string{"TERM", "KILL"} {
+		r.signal(ctx, signal, group)
+		select {
+		case <-ended:
+			return
+		case <-r.gone:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(killGrace):
+		}
 	}
 }
 
-// signal runs killScript in a session of its own, beside the eight.
-func (r *run) signal(ctx context.Context, group int) {
+// signal sends a signal to the process group of the command, in a session
+// beside the eight, of which there is one at a time.
+func (r *run) signal(ctx context.Context, name string, group int) {
+	select {
+	case r.h.killing <- struct{}{}:
+		defer func() { <-r.h.killing }()
+	case <-ctx.Done():
+		return
+	}
 	r.h.mu.Lock()
 	client := r.h.client
 	r.h.mu.Unlock()
@@ -249,7 +252,7 @@ func (r *run) signal(ctx context.Context, group int) {
 		return
 	}
 	defer session.Close()
-	c := Command{Args: script(killScript, strconv.Itoa(group), fmt.Sprint(killGrace*10))}
+	c := Command{Args: script(`kill -s "$1" -- "-$2"`, name, strconv.Itoa(group))}
 	line, err := c.line("kubeinit", r.h.config.Sudo)
 	if err != nil {
 		return

@@ -47,12 +47,12 @@ const (
 	missedAlive    = 3
 
 	// maxSessions leaves two of the ten sessions that sshd allows on a connection
-	// (MaxSessions in sshd_config(5)): for the end of a command, and to spare.
+	// (MaxSessions in sshd_config(5)): one to end commands, and one to spare.
 	maxSessions = 8
 
 	// killGrace is how long a command has after SIGTERM, and killTimeout how
 	// long the end of one is waited for.
-	killGrace   = 3
+	killGrace   = 3 * time.Second
 	killTimeout = 10 * time.Second
 )
 
@@ -61,6 +61,7 @@ const (
 type SSH struct {
 	config   Config
 	sessions chan struct{} // holds one value for each session in use
+	killing  chan struct{} // holds one while a command is being ended
 
 	dialing sync.Mutex // held while a connection is made, so that there is one
 
@@ -77,7 +78,7 @@ func NewSSH(c Config) *SSH {
 	if c.KeepAlive <= 0 {
 		c.KeepAlive = keepAlive
 	}
-	return &SSH{config: c, sessions: make(chan struct{}, maxSessions)}
+	return &SSH{config: c, sessions: make(chan struct{}, maxSessions), killing: make(chan struct{}, 1)}
 }
 
 // Name returns the name in the inventory.

@@ -80,7 +80,7 @@ func (u *unitRun) program() string {
 	fmt.Fprintf(&b, "exec >>%s 2>&1 </dev/null\n", Quote(u.file("out")))
 	fmt.Fprintf(&b, "in=%s status=%s\n", Quote(u.file("in")), Quote(u.file("status")))
 	b.WriteString("if [ -e \"$in\" ]; then exec <\"$in\"; rm -f \"$in\"; fi\n")
-	b.WriteString("export HOME=/root LC_ALL=C PATH=\"$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\"\n")
+	b.WriteString("umask 022\nexport HOME=/root LC_ALL=C PATH=\"$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\"\n")
 	for _, e := range u.c.Env {
 		key, value, _ := strings.Cut(e, "=")
 		b.WriteString("export " + key + "=" + Quote(value) + "\n")
