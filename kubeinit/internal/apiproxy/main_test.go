@@ -105,7 +105,7 @@ func newAPIServer(t testing.TB, a *authority, name, address string) *apiServer {
 		if r.URL.Path == "/readyz" {
 			w.WriteHeader(int(s.code.Load()))
 		}
-		io.WriteString(w, name)
+		_, _ = io.WriteString(w, name)
 	}))
 	s.Listener.Close()
 	s.Listener = l

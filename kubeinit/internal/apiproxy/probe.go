@@ -119,7 +119,7 @@ func (p *probe) fresh(ctx context.Context, roots *x509.CertPool) result {
 // none.
 func (p *probe) question(ctx context.Context, limit time.Time) (State, error) {
 	raw := p.conn.NetConn()
-	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer stop()
 	p.asked++
 	p.left = maxFile
@@ -157,7 +157,7 @@ func (p *probe) Read(b []byte) (int, error) {
 
 func (p *probe) close() {
 	if p.conn != nil {
-		p.conn.NetConn().Close() // without a farewell: it could block
+		_ = p.conn.NetConn().Close() // without a farewell: it could block
 		p.conn = nil
 	}
 }

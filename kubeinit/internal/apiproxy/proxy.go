@@ -79,7 +79,7 @@ type proxy struct {
 // address cannot be listened on. Later faults are logged and shown in the
 // status, and what was in use stays in use. A nil logger logs nothing.
 func Run(ctx context.Context, path string, logger *slog.Logger) error {
-	return newProxy(path, logger).run(ctx, func() { notify(os.Getenv("NOTIFY_SOCKET"), "READY=1") })
+	return newProxy(path, logger).run(ctx, func() { notify(os.Getenv("NOTIFY_SOCKET")) })
 }
 
 func newProxy(path string, logger *slog.Logger) *proxy {
@@ -129,7 +129,7 @@ func (p *proxy) run(ctx context.Context, ready func()) error {
 func (p *proxy) stop(cancel context.CancelFunc) {
 	p.mu.Lock()
 	for _, l := range p.listeners {
-		l.Close()
+		_ = l.Close()
 	}
 	clear(p.listeners)
 	p.mu.Unlock()
@@ -310,7 +310,7 @@ func (p *proxy) listen(ctx context.Context, want []netip.AddrPort) error {
 	}
 	for a, l := range p.listeners {
 		if !wanted[a] {
-			l.Close()
+			_ = l.Close()
 			delete(p.listeners, a)
 		}
 	}

@@ -296,13 +296,13 @@ func TestEitherEndMayFinishFirst(t *testing.T) {
 		if !clientFirst {
 			one, other = other, one
 		}
-		io.WriteString(one, "all of it")
-		one.CloseWrite()
+		_, _ = io.WriteString(one, "all of it")
+		_ = one.CloseWrite()
 		if b, err := io.ReadAll(other); err != nil || string(b) != "all of it" {
 			t.Fatalf("%q, %v", b, err)
 		}
-		io.WriteString(other, "and the answer")
-		other.CloseWrite()
+		_, _ = io.WriteString(other, "and the answer")
+		_ = other.CloseWrite()
 		if b, err := io.ReadAll(one); err != nil || string(b) != "and the answer" {
 			t.Fatalf("%q, %v", b, err)
 		}
@@ -317,7 +317,7 @@ func TestAnEndThatNeverComesIsNotWaitedFor(t *testing.T) {
 	address, conns := newPipe(t)
 	r := start(t, []Upstream{{Address: address}}, func(p *proxy, _ *Config) { p.timing.half = 20 * time.Millisecond })
 	near, far := through(t, r, conns)
-	near.CloseWrite()
+	_ = near.CloseWrite()
 	if b, err := io.ReadAll(far); len(b) != 0 {
 		t.Errorf("%q, %v", b, err)
 	}
@@ -538,9 +538,9 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 	near, far := through(t, r, conns)
 	r.cancel()
 	eventually(t, "listeners are closed", func() (string, bool) { return "", len(r.status().Listen) == 0 })
-	io.WriteString(far, "the end")
+	_, _ = io.WriteString(far, "the end")
 	far.Close()
-	near.CloseWrite()
+	_ = near.CloseWrite()
 	if b, err := io.ReadAll(near); err != nil || string(b) != "the end" {
 		t.Errorf("%q, %v", b, err)
 	}

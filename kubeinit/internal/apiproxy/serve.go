@@ -22,9 +22,9 @@ type session struct {
 // close ends the session from outside; proxy.mu is held. Closing a socket does
 // not block.
 func (s *session) close() {
-	s.client.Close()
+	_ = s.client.Close()
 	if s.server != nil {
-		s.server.Close()
+		_ = s.server.Close()
 	}
 }
 
@@ -122,7 +122,7 @@ func (p *proxy) serve(ctx context.Context, s *session) {
 		return
 	}
 	if !p.attach(ctx, s, u, server) {
-		server.Close()
+		_ = server.Close()
 		reset(s.client)
 		return
 	}
@@ -145,15 +145,15 @@ func (p *proxy) copy(to, from *net.TCPConn) {
 		err = to.SetReadDeadline(time.Now().Add(p.timing.half))
 	}
 	if err != nil {
-		to.Close()
-		from.Close()
+		_ = to.Close()
+		_ = from.Close()
 	}
 }
 
 // reset closes a connection so that the client notices at once.
 func reset(c *net.TCPConn) {
 	_ = c.SetLinger(0) // otherwise it is a polite end, which will do
-	c.Close()
+	_ = c.Close()
 }
 
 // attempt is a dial that has ended.
@@ -221,7 +221,7 @@ func (p *proxy) try(ctx context.Context, u *upstream, ended chan<- attempt) {
 	case ended <- attempt{u, conn}:
 	case <-ctx.Done():
 		if conn != nil {
-			conn.Close()
+			_ = conn.Close()
 		}
 	}
 }

@@ -53,7 +53,7 @@ func ReadStatus(ctx context.Context, path string) (Status, error) {
 		return Status{}, fmt.Errorf("read status of the proxy: %w", err)
 	}
 	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { c.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	b, err := io.ReadAll(io.LimitReader(c, maxStatus))
 	if err != nil {
@@ -122,7 +122,7 @@ func (p *proxy) listenStatus() (net.Listener, error) {
 		return nil, fmt.Errorf("open status socket: %w", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
+		_ = l.Close()
 		return nil, fmt.Errorf("open status socket: %w", err)
 	}
 	return l, nil
@@ -141,13 +141,13 @@ func (p *proxy) answer(l net.Listener) {
 		if _, err := c.Write(b); err != nil {
 			p.log.Debug("status not read", "err", err)
 		}
-		c.Close()
+		_ = c.Close()
 	}
 }
 
-// notify tells systemd, as sd_notify(3) does. Without a socket it does nothing;
-// if systemd does not listen, it will see for itself.
-func notify(socket, message string) {
+// notify tells systemd that clients can connect, as sd_notify(3) does. Without
+// a socket it does nothing; if systemd does not listen, it will see for itself.
+func notify(socket string) {
 	if socket == "" {
 		return
 	}
@@ -156,5 +156,5 @@ func notify(socket, message string) {
 		return
 	}
 	defer c.Close()
-	_, _ = c.Write([]byte(message))
+	_, _ = c.Write([]byte("READY=1"))
 }

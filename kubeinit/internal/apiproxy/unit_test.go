@@ -44,13 +44,13 @@ func TestSystemdIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	notify(socket, "READY=1")
+	notify(socket)
 	b := make([]byte, 100)
 	if n, err := l.Read(b); err != nil || string(b[:n]) != "READY=1" {
 		t.Errorf("%q, %v", b[:n], err)
 	}
-	notify("", "READY=1")
-	notify(socket+"x", "READY=1") // nobody is there, and that is no matter
+	notify("")
+	notify(socket + "x") // nobody is there, and that is no matter
 }
 
 func TestMainRunsAndShowsStatus(t *testing.T) {

@@ -108,7 +108,7 @@ func TestAnswersOfHostileServers(t *testing.T) {
 	a := newAuthority(t)
 	for name, answer := range map[string]func(net.Conn){
 		"nothing": func(net.Conn) {},
-		"no HTTP": func(c net.Conn) { io.WriteString(c, "SSH-2.0-x\r\n\r\n") },
+		"no HTTP": func(c net.Conn) { _, _ = io.WriteString(c, "SSH-2.0-x\r\n\r\n") },
 		"an endless line": func(c net.Conn) {
 			for _, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nX: "); err == nil; {
 				_, err = c.Write(make([]byte, 4096))
@@ -119,8 +119,8 @@ func TestAnswersOfHostileServers(t *testing.T) {
 				_, err = io.WriteString(c, "X: "+strings.Repeat("y", 1000)+"\r\n")
 			}
 		},
-		"another step first": func(c net.Conn) { io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n") },
-		"a server's error":   func(c net.Conn) { io.WriteString(c, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n") },
+		"another step first": func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n") },
+		"a server's error":   func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n") },
 	} {
 		p := &probe{address: newHostile(t, a, answer), dial: (&net.Dialer{}).DialContext, timing: patient}
 		if r := p.ask(t.Context(), roots(a)); r.state < Live || r.err != nil && len(r.err.Error()) > maxError+3 {

@@ -58,7 +58,7 @@ func newAPIServer(t *testing.T, name, address string) *apiServer {
 		if r.URL.Path == "/readyz" && !s.ready.Load() {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
-		w.Write([]byte(name))
+		_, _ = w.Write([]byte(name))
 	}))
 	s.Listener.Close()
 	s.Listener = l
