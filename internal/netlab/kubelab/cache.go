@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,12 +50,13 @@ func cacheFolder() (string, error) {
 	return dir, nil
 }
 
-// entry is a folder kind-HASH of the cache. If it is missing it is made: make fills an empty folder, which gets its name when
-// that worked, so that one with the name is always whole. Entries of the same kind that were made from something else stay:
+// entry is a folder kind-HASH of the cache. If it is missing it is made: fill fills an empty folder, which gets its name when
+// that worked, so that one with the name is always whole. Entries that were made from something else stay for a while:
 // going back to an older state of the tree costs nothing.
 func (c cache) entry(kind, what string, recipe []string, fill func(dir string) error) (string, error) {
 	dir := filepath.Join(c.dir, kind+"-"+hash(recipe...))
-	if _, err := os.Stat(dir); err == nil {
+	now := time.Now()
+	if err := os.Chtimes(dir, now, now); err == nil {
 		return dir, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
@@ -70,6 +73,30 @@ func (c cache) entry(kind, what string, recipe []string, fill func(dir string) e
 		return "", errors.Join(fmt.Errorf("make %s: %w", what, err), os.RemoveAll(part))
 	}
 	return dir, os.Rename(part, dir)
+}
+
+// keepUnused is how long an entry stays that no laboratory uses. Each recipe costs about 2 GiB.
+const keepUnused = 14 * 24 * time.Hour
+
+// prune removes entries that have not been used for long, and halves of entries.
+func (c cache) prune(now time.Time) error {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		kind, _, _ := strings.Cut(e.Name(), "-")
+		if !e.IsDir() || !slices.Contains([]string{"bin", "root", "node", "store"}, kind) {
+			continue
+		}
+		info, err := e.Info()
+		if err == nil && (now.Sub(info.ModTime()) > keepUnused || strings.HasSuffix(e.Name(), ".part")) {
+			err = os.RemoveAll(filepath.Join(c.dir, e.Name()))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // hash identifies what an entry is made from.

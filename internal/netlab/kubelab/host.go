@@ -21,6 +21,7 @@ type Host struct {
 	store   string // of containerd; empty means none
 	meshd   string // program to be put on it
 	systemd bool
+	daemon  *netlab.Process // meshd on a router, once it was started
 }
 
 // Name is the host's name.

@@ -19,20 +19,41 @@ import (
 )
 
 // Operator is the machine from which people work on the others: 192.168.10.250, in the network of site 10 and with the files of this
-// machine, so that programs under test can be run in place. It has nothing of a cluster, and in its home directory
+// machine, so that programs under test can be run in place. It has no program of a cluster in its PATH, and in its home directory
 // an SSH key that every other host lets in as root, and their host keys.
 type Operator struct {
 	host *netlab.Host
 	keys *keys
 }
 
-func newOperator(h *netlab.Host, k *keys) (*Operator, error) {
+func newOperator(ctx context.Context, h *netlab.Host, k *keys) (*Operator, error) {
 	o := &Operator{host: h, keys: k}
 	return o, errors.Join(
+		o.hideClusterPrograms(ctx),
 		h.WriteFile(o.KeyFile(), []byte(k.operator.private), 0o600),
 		h.WriteFile(o.KeyFile()+".pub", []byte(k.operator.public), 0o644),
 		h.WriteFile(o.KnownHostsFile(), []byte(k.known), 0o644),
 	)
+}
+
+// hidden are programs of a cluster that this machine may have for its own purposes.
+var hidden = []string{"kubeadm", "kubectl", "kubelet", "containerd", "ctr", "crictl", "runc", "etcd", "etcdctl", "meshd", "haproxy"}
+
+// hideClusterPrograms makes those of the machine's programs that the operator shall not have unusable there. The mounts are the
+// operator's alone.
+func (o *Operator) hideClusterPrograms(ctx context.Context) error {
+	var errs []error
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		for _, name := range hidden {
+			path, err := filepath.EvalSymlinks(filepath.Join(dir, name))
+			if err != nil {
+				continue // there is none
+			}
+			_, err = o.host.Run(ctx, "mount", "--bind", "/dev/null", path)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Net is the operator's place in the network, for files and connections.

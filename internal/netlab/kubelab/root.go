@@ -57,9 +57,12 @@ var rootFiles = map[string]string{
 	"etc/ssh/sshd_config.d/lab.conf":       "PasswordAuthentication no\nUseDNS no\n",
 }
 
+// rootRevision changes when roots are to be made anew though nothing else in their recipe has changed.
+const rootRevision = "1"
+
 // root is the folder with the Debian that all machines have, from the distribution's archive.
 func (c cache) root(ctx context.Context) (string, error) {
-	recipe := []string{suite, runtime.GOARCH, kernel(), strings.Join(packages, " "), strings.Join(masked, " "), strings.Join(notEnabled, " ")}
+	recipe := []string{rootRevision, suite, runtime.GOARCH, kernel(), strings.Join(packages, " "), strings.Join(masked, " "), strings.Join(notEnabled, " ")}
 	for _, name := range sortedNames(rootFiles) {
 		recipe = append(recipe, name, rootFiles[name])
 	}
@@ -124,16 +127,9 @@ func configureRoot(ctx context.Context, c cache, dir string) error {
 			return err
 		}
 	}
-	for _, unit := range notEnabled {
-		links, err := filepath.Glob(filepath.Join(dir, "etc/systemd/system/*.wants", unit))
-		if err != nil {
-			return err
-		}
-		for _, l := range links {
-			if err := os.Remove(l); err != nil {
-				return err
-			}
-		}
+	// systemctl also tells the scripts of System V, whose links have to fit.
+	if _, err := c.run(ctx, "", nil, append([]string{"chroot", dir, "systemctl", "--quiet", "disable"}, notEnabled...)...); err != nil {
+		return err
 	}
 	if err := link("/lib/systemd/system/multi-user.target", filepath.Join(dir, "etc/systemd/system/default.target")); err != nil {
 		return err

@@ -112,7 +112,7 @@ func (w *World) start(ctx context.Context) error {
 		return err
 	}
 	// What a run left that was killed: its processes died with it.
-	if err := errors.Join(removeCgroups(), os.RemoveAll(w.runFolder(c))); err != nil {
+	if err := errors.Join(removeCgroups(), os.RemoveAll(w.runFolder(c)), c.prune(time.Now())); err != nil {
 		return err
 	}
 	if w.assets, err = prepare(ctx, c, r); err != nil {
@@ -137,7 +137,7 @@ func (w *World) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.operator, err = newOperator(w.net.Host(operatorName), keys); err != nil {
+	if w.operator, err = newOperator(ctx, w.net.Host(operatorName), keys); err != nil {
 		return err
 	}
 	layer, err := w.assets.cache.layer(w.assets, w.options.Bare, w.options.Containerd)
