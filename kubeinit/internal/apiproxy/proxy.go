@@ -75,9 +75,10 @@ type proxy struct {
 }
 
 // Run serves until ctx ends, which is no error, and then closes everything. It
-// returns an error if it cannot begin: the file is not as it should be, or an
-// address cannot be listened on. Later faults are logged and shown in the
-// status, and what was in use stays in use. A nil logger logs nothing.
+// returns an error if it cannot begin: the file is not as it should be, or none
+// of the addresses can be listened on. Other faults are logged and shown in the
+// status, and what was in use stays in use; an address that cannot be listened
+// on is tried again and again. A nil logger logs nothing.
 func Run(ctx context.Context, path string, logger *slog.Logger) error {
 	return newProxy(path, logger).run(ctx, func() { notify(os.Getenv("NOTIFY_SOCKET")) })
 }
@@ -99,7 +100,11 @@ func (p *proxy) run(ctx context.Context, ready func()) error {
 	inner, cancel := context.WithCancel(ctx)
 	defer p.stop(cancel)
 	if err := p.load(inner); err != nil {
-		return err
+		if !p.listening() {
+			return err
+		}
+		// Such as ::1 on a host without IPv6: the rest is worth having.
+		p.log.Error("not all of the configuration is usable", "err", err)
 	}
 	status, err := p.listenStatus()
 	if err != nil {
@@ -144,6 +149,12 @@ func (p *proxy) stop(cancel context.CancelFunc) {
 	}
 	p.mu.Unlock()
 	p.group.Wait()
+}
+
+func (p *proxy) listening() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.listeners) > 0
 }
 
 func (p *proxy) connections() int {

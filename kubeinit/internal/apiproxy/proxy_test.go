@@ -509,6 +509,18 @@ func TestRunRefusesToBegin(t *testing.T) {
 	}
 }
 
+func TestOneAddressIsEnoughToBegin(t *testing.T) {
+	ca, _, list := three(t)
+	taken := newFullListener(t)
+	r := start(t, list, func(_ *proxy, c *Config) { c.Listen = append(c.Listen, taken) })
+	if s := r.status(); len(s.Listen) != 1 || len(s.Faults) != 1 || !strings.Contains(s.Faults[0], taken.String()) {
+		t.Errorf("status %+v", s)
+	}
+	if _, err := r.mustConnect(ca).ask(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStopEndsWhatIsUnderWay(t *testing.T) {
 	ca, servers, list := three(t)
 	list[0].OwnHost, list[1].OwnSite = true, true
