@@ -267,3 +267,44 @@ func TestDeadAddressThatIsGrantedLaterIsNotAskedAgain(t *testing.T) {
 		}
 	})
 }
+
+// The tries of one side may all come before the other side knows it, and can
+// answer: the other's first probe begins them anew.
+func TestWhoWasAskedTooEarlyIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		a := n.add(1, Config{}, "192.0.2.1:51820")
+		b := n.add(2, Config{}, "198.51.100.1:51820")
+		n.run(a, b)
+		n.setDark("198.51.100.1", true)
+		a.knows(b)
+		pass(5 * time.Second) // the tries of a but one, 10 s from here
+		n.setDark("198.51.100.1", false)
+		b.knows(a)
+		pass(100 * time.Millisecond)
+		if !a.path(b).Alive || !b.path(a).Alive {
+			t.Errorf("paths %+v and %+v, want both alive", a.path(b), b.path(a))
+		}
+	})
+}
+
+// Recorded probes of a peer that does not answer make us ask it now and then.
+func TestReplayedProbesCostFewTries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		a := n.add(1, Config{}, "192.0.2.1:51820")
+		b := n.add(2, Config{}, "198.51.100.1:51820")
+		n.run(a)
+		n.setDark("198.51.100.1", true)
+		a.knows(b)
+		pass(time.Minute)
+		before := a.prover.Counters().Unproven
+		for range 600 {
+			a.prover.Heard(b.id)
+			pass(100 * time.Millisecond)
+		}
+		if got := a.prover.Counters().Unproven - before; got < 10 || got > 60 {
+			t.Errorf("%d probes in a minute of replays, want some, and no more than one a second", got)
+		}
+	})
+}

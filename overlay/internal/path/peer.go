@@ -121,14 +121,18 @@ func (a *address) alive() bool { return a.proven && !a.dead }
 // urgent reports whether a is a path whose death is to be noticed at once.
 func (a *address) urgent() bool { return a == a.peer.path && a.peer.watch.urgent() }
 
-// patience is how long a reply may take before it counts as missing.
+// patience is how long a reply may take before it counts as missing. A watched
+// path is suspected sooner, since that costs a burst and no more.
 func (a *address) patience() time.Duration {
-	least := missAfter
-	if a.urgent() {
-		least = watchedMissAfter
+	least, expected := missAfter, 2*a.rtt+4*a.jitter
+	switch {
+	case a.urgent() && a.suspect.IsZero():
+		least, expected = watchedMissAfter, a.rtt+3*a.jitter
+	case a.urgent():
+		least, expected = watchedMissAfter, a.rtt+a.rtt/4+4*a.jitter
 	}
 	most := min(max(missAfter, 2*a.rtt), challengeLife)
-	return min(max(least, 2*a.rtt+4*a.jitter), most)
+	return min(max(least, expected), most)
 }
 
 // gap is the pause between the probes of a burst.
@@ -196,6 +200,21 @@ func (pe *peer) hurry(at time.Time, pause time.Duration) {
 		a.hurried = at.Add(hurryFor)
 	}
 	pe.kick(at, pause)
+}
+
+// retry begins the tries at the addresses of a peer that has never answered
+// anew, from the second on, because it knows us now: those before may have come
+// too early for it.
+func (pe *peer) retry(now time.Time) {
+	for _, a := range pe.addresses {
+		at := a.lastTry.Add(recallPause)
+		if at.Before(now) {
+			at = now
+		}
+		if !a.proven && !a.known() {
+			a.due, a.tries = earliest(a.due, at), min(a.tries, 1)
+		}
+	}
 }
 
 // kick makes addresses due at a moment: those where the peer is or was, others

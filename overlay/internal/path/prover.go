@@ -214,8 +214,8 @@ func (p *Prover) Kick(id trust.GatewayID) {
 }
 
 // Heard notes that an authenticated probe of a peer arrived. One that does not
-// answer is asked, once a second at most, where it is or was, never where the
-// probe came from: a probe may be a replay.
+// answer is asked, once a second at most, where it is or was or may be by its
+// record, never where the probe came from: a probe may be a replay.
 func (p *Prover) Heard(id trust.GatewayID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -229,6 +229,7 @@ func (p *Prover) Heard(id trust.GatewayID) {
 	}
 	pe.heard = now
 	pe.hurry(now, p.limits.budget.KickPause)
+	pe.retry(now)
 	p.schedule(pe, now)
 	p.pokeIfEarlier()
 }

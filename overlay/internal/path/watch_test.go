@@ -51,8 +51,8 @@ func TestWatchedPathDiesWithinASecond(t *testing.T) {
 		{40 * time.Millisecond, 30, 710 * time.Millisecond},
 		{70 * time.Millisecond, 100, 710 * time.Millisecond},
 		{70 * time.Millisecond, 200, 960 * time.Millisecond},
-		{150 * time.Millisecond, 100, 1010 * time.Millisecond},
-		{300 * time.Millisecond, 100, 1660 * time.Millisecond},
+		{150 * time.Millisecond, 100, 710 * time.Millisecond},
+		{300 * time.Millisecond, 100, 1010 * time.Millisecond},
 	} {
 		t.Run(fmt.Sprintf("rtt=%v known=%d", tt.rtt, tt.known), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
