@@ -29,6 +29,8 @@ type Before struct {
 
 	// Text is the former block, with its marks; empty if there was none.
 	Text string `json:"text,omitempty"`
+	// At is where the former block began, in bytes.
+	At int `json:"at,omitempty"`
 	// Glued says that the file did not end in a newline before the block.
 	Glued bool `json:"glued,omitempty"`
 

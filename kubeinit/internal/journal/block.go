@@ -56,7 +56,7 @@ func cutLine(text, line string) (before, after string, found bool) {
 // did not end in a newline and had to get one.
 func PutBlock(text, mark, block string) (out string, glued bool) {
 	if old := FindBlock(text, mark); old != "" {
-		at := blockAt(text, mark)
+		at := BlockAt(text, mark)
 		return text[:at] + block + text[at+len(old):], false
 	}
 	if block == "" {
@@ -68,7 +68,9 @@ func PutBlock(text, mark, block string) (out string, glued bool) {
 	return text + block, false
 }
 
-func blockAt(text, mark string) int {
+// BlockAt returns where the block of a mark begins, or the length of text if there
+// is none.
+func BlockAt(text, mark string) int {
 	before, _, _ := cutLine(text, blockBegin(mark))
 	return len(before)
 }

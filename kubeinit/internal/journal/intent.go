@@ -53,6 +53,9 @@ func (in *Intent) Keep(ctx context.Context, before ...Before) error {
 	l := in.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.reload(ctx); err != nil {
+		return err
+	}
 	d, err := l.find(in.seq)
 	if err != nil {
 		return err

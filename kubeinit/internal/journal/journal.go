@@ -77,6 +77,14 @@ func (l *Log) load(ctx context.Context) error {
 	return nil
 }
 
+// reload reads the file again if what is in it is not known. The caller holds mu.
+func (l *Log) reload(ctx context.Context) error {
+	if !l.lost {
+		return nil
+	}
+	return l.load(ctx)
+}
+
 // Deeds returns all deeds, the oldest first.
 func (l *Log) Deeds() []Deed {
 	l.mu.Lock()
@@ -120,6 +128,9 @@ func (l *Log) Begin(ctx context.Context, step, action string, changes []string) 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.prepare(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.reload(ctx); err != nil {
 		return nil, err
 	}
 	if d := l.openDeed(step); d != nil {
@@ -180,10 +191,8 @@ func (l *Log) prepare(ctx context.Context) error {
 // append writes lines, all of the same deed, and remembers them once they are on
 // the disk. The caller holds mu.
 func (l *Log) append(ctx context.Context, entries ...Entry) error {
-	if l.lost {
-		if err := l.load(ctx); err != nil {
-			return err
-		}
+	if err := l.reload(ctx); err != nil {
+		return err
 	}
 	for i := range entries {
 		entries[i].Time = l.now().UTC().Truncate(time.Millisecond)

@@ -91,19 +91,19 @@ func replace(ctx context.Context, h host.Host, name string, commands ...[]string
 	return nil
 }
 
-// removeWithParents removes a file that was not there before, and the
-// directories that were made for it unless others use them now.
+// removeWithParents removes a file or directory that was not there before, and
+// the directories that were made for it; directories only if nothing is in them.
 func removeWithParents(ctx context.Context, h host.Host, b Before) error {
-	if err := h.Remove(ctx, b.Name); err != nil {
-		return err
-	}
-	for _, dir := range slices.Backward(b.Made) {
-		_, err := h.Stat(ctx, dir)
-		if errors.Is(err, fs.ErrNotExist) {
+	for _, name := range slices.Backward(append(slices.Clip(b.Made), b.Name)) {
+		info, err := h.Stat(ctx, name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			continue
-		}
-		if err == nil {
-			err = run(ctx, h, "rmdir", "--ignore-fail-on-non-empty", "--", dir)
+		case err != nil:
+		case info.Mode.IsDir():
+			err = run(ctx, h, "rmdir", "--ignore-fail-on-non-empty", "--", name)
+		case name == b.Name:
+			err = h.Remove(ctx, name)
 		}
 		if err != nil {
 			return err
@@ -113,6 +113,9 @@ func removeWithParents(ctx context.Context, h host.Host, b Before) error {
 }
 
 func restoreBlock(ctx context.Context, h host.Host, b Before) error {
+	if err := h.Remove(ctx, b.Name+freshSuffix); err != nil {
+		return err
+	}
 	data, err := h.ReadFile(ctx, b.Name)
 	if errors.Is(err, fs.ErrNotExist) && (b.Absent || b.Text == "") {
 		return nil
@@ -122,9 +125,13 @@ func restoreBlock(ctx context.Context, h host.Host, b Before) error {
 	}
 	text := string(data)
 	if b.Glued && FindBlock(text, b.Mark) != "" && strings.HasSuffix(text, "\n"+FindBlock(text, b.Mark)) {
-		text = text[:blockAt(text, b.Mark)-1]
+		text = text[:BlockAt(text, b.Mark)-1]
 	}
-	text, _ = PutBlock(text, b.Mark, b.Text)
+	if at := b.At; FindBlock(text, b.Mark) == "" && at >= 0 && at < len(text) && (at == 0 || text[at-1] == '\n') {
+		text = text[:at] + b.Text + text[at:]
+	} else {
+		text, _ = PutBlock(text, b.Mark, b.Text)
+	}
 	switch {
 	case text == string(data):
 		return nil
@@ -134,19 +141,30 @@ func restoreBlock(ctx context.Context, h host.Host, b Before) error {
 	return Rewrite(ctx, h, b.Name, []byte(text))
 }
 
-// Rewrite gives a file another content and leaves its mode and owner.
+// freshSuffix ends the name of a file that is about to replace another.
+const freshSuffix = ".kubeinit-new"
+
+// Rewrite gives a file another content at one go, and leaves its mode and owner.
 func Rewrite(ctx context.Context, h host.Host, name string, data []byte) error {
 	info, err := h.Stat(ctx, name)
 	if err != nil {
 		return err
 	}
-	if err := h.WriteFile(ctx, name, data, info.Mode.Perm()); err != nil {
+	if info.UID == 0 && info.GID == 0 {
+		return h.WriteFile(ctx, name, data, info.Mode)
+	}
+	fresh := name + freshSuffix
+	if err := h.WriteFile(ctx, fresh, data, info.Mode.Perm()&0o700); err != nil {
 		return err
 	}
-	if info.UID == 0 && info.GID == 0 {
-		return nil
+	for _, args := range [][]string{
+		{"chown", "--", fmt.Sprintf("%d:%d", info.UID, info.GID), fresh}, {"chmod", "--", Octal(info.Mode), fresh}, {"mv", "-f", "-T", "--", fresh, name},
+	} {
+		if err := run(ctx, h, args...); err != nil {
+			return err
+		}
 	}
-	return run(ctx, h, "chown", "--", fmt.Sprintf("%d:%d", info.UID, info.GID), name)
+	return nil
 }
 
 // stopUnit stops a unit whose files are about to change back.

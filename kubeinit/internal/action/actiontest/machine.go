@@ -68,7 +68,7 @@ func New(name string) *Machine {
 		units: map[string]unit{}, packages: map[string]string{}, held: map[string]bool{}, archive: map[string][]string{},
 		depends: map[string][]string{}, images: map[string]bool{}, commands: map[string]Program{}, left: -1,
 	}
-	for _, dir := range []string{"/", "/etc", "/var", "/var/lib", "/usr", "/usr/local", "/usr/local/bin", "/run", "/tmp", "/etc/systemd", "/etc/systemd/system"} {
+	for _, dir := range []string{"/", "/etc", "/var", "/var/lib", "/usr", "/usr/local", "/usr/local/bin", "/run", "/tmp", "/etc/systemd", "/etc/systemd/system", "/sys", "/sys/module"} {
 		m.files[dir] = node{mode: fs.ModeDir | 0o755}
 	}
 	return m
@@ -308,23 +308,32 @@ func (m *Machine) Run(ctx context.Context, c host.Command) (out host.Output, err
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	err = m.call(ctx, "run "+strings.Join(c.Args, " "), func() error {
-		program, found := m.program(c.Args[0])
+		args := c.Args
+		for args[0] == "env" || strings.Contains(args[0], "=") {
+			args = args[1:]
+		}
+		program, found := m.program(args[0])
 		if !found {
 			return m.exit(c, "command not found", 127)
 		}
-		stdout, code := program(c.Args[1:], stdin)
+		stdout, code := program(args[1:], stdin)
+		out.Stdout = stdout
 		if code != 0 {
 			return m.exit(c, stdout, code)
 		}
-		out.Stdout = stdout
 		return nil
 	})
-	if c.Output != nil && err == nil {
+	if c.Output != nil && !errors.Is(err, ErrDead) {
 		for line := range strings.Lines(out.Stdout) {
 			c.Output(strings.TrimSuffix(line, "\n"))
 		}
 	}
 	return out, err
+}
+
+// RunUnit runs a command at once, instead of as a transient unit.
+func (m *Machine) RunUnit(ctx context.Context, _ string, c host.Command) (host.Output, error) {
+	return m.Run(ctx, c)
 }
 
 func (m *Machine) exit(c host.Command, text string, code int) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -181,23 +182,27 @@ func (m *Machine) sysctl(args []string, _ []byte) (string, int) {
 	flags, rest := options(args, "")
 	_, ignores := flags["-e"]
 	_, writes := flags["-w"]
-	key, value, _ := strings.Cut(rest[0], "=")
-	if _, found := m.sysctls[key]; !found {
-		if ignores {
-			return "", 0
+	var out strings.Builder
+	for _, arg := range rest {
+		key, value, _ := strings.Cut(arg, "=")
+		old, found := m.sysctls[key]
+		switch {
+		case !found && ignores:
+		case !found:
+			return "sysctl: cannot stat /proc/sys/" + strings.ReplaceAll(key, ".", "/"), 255
+		case writes:
+			m.sysctls[key] = strings.Join(strings.Fields(value), "\t") // as the kernel prints numbers
+		default:
+			out.WriteString(key + " = " + old + "\n")
 		}
-		return "sysctl: cannot stat /proc/sys/" + strings.ReplaceAll(key, ".", "/"), 255
 	}
-	if !writes {
-		return m.sysctls[key] + "\n", 0
-	}
-	m.sysctls[key] = value
-	return "", 0
+	return out.String(), 0
 }
 
 func (m *Machine) modprobe(args []string, _ []byte) (string, int) {
 	flags, rest := options(args, "")
 	name := strings.ReplaceAll(rest[0], "-", "_")
+	_, looks := flags["-n"]
 	if _, removes := flags["-r"]; removes {
 		delete(m.modules, name)
 		delete(m.files, "/sys/module/"+name)
@@ -206,11 +211,13 @@ func (m *Machine) modprobe(args []string, _ []byte) (string, int) {
 	if name == "nonexistent" {
 		return "modprobe: FATAL: Module nonexistent not found in directory /lib/modules/6.12", 1
 	}
-	if _, builtIn := m.files["/sys/module/"+name]; !builtIn {
+	_, loaded := m.files["/sys/module/"+name]
+	if looks && !loaded && name != "silent" { // silent is built in and shows nowhere
+		return "insmod /lib/modules/6.12/" + name + ".ko\n", 0
+	}
+	if !looks && !loaded {
 		m.modules[name] = true
 		m.files["/sys/module/"+name] = node{mode: fs.ModeDir | 0o755}
-		m.files["/sys"] = node{mode: fs.ModeDir | 0o555}
-		m.files["/sys/module"] = node{mode: fs.ModeDir | 0o755}
 	}
 	return "", 0
 }
@@ -320,24 +327,25 @@ func (m *Machine) inst(out *strings.Builder, name, version string, simulate bool
 }
 
 func (m *Machine) aptMark(args []string, _ []byte) (string, int) {
-	var out strings.Builder
 	for _, name := range args[1:] {
 		switch args[0] {
 		case "hold":
 			m.held[name] = true
 		case "unhold":
 			delete(m.held, name)
-		case "showhold":
-			if m.held[name] {
-				out.WriteString(name + "\n")
-			}
 		}
 	}
-	return out.String(), 0
+	if args[0] == "showhold" {
+		return strings.Join(slices.Sorted(maps.Keys(m.held)), "\n"), 0
+	}
+	return "", 0
 }
 
 func (m *Machine) dpkgQuery(args []string, _ []byte) (string, int) {
 	_, rest := options(args, "f")
+	if len(rest) == 0 {
+		rest = slices.Sorted(maps.Keys(m.packages))
+	}
 	var out strings.Builder
 	code := 0
 	for _, name := range rest {
@@ -355,7 +363,7 @@ func (m *Machine) dpkgQuery(args []string, _ []byte) (string, int) {
 func (m *Machine) ctr(args []string, stdin []byte) (string, int) {
 	_, rest := options(args, "n")
 	switch strings.Join(rest[:2], " ") {
-	case "images ls", "images list":
+	case "images ls":
 		var out strings.Builder
 		for ref := range m.images {
 			out.WriteString(ref + "\n")
