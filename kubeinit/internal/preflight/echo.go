@@ -25,12 +25,33 @@ type echoRun struct {
 	hopsBack  int
 	seen      netip.Addr
 	from      netip.Addr
-	all       chan struct{} // closed when every probe is answered
+	enough    int           // answers
+	all       chan struct{} // closed when there are enough
+}
+
+// warmRun marks the runs that come before those that are measured.
+const warmRun = 1 << 62
+
+// warm sends a few datagrams until one is answered, for a second at most: until the hardware
+// address of the next hop is known, and until a mesh has a path, datagrams are lost
+// that would not be lost later.
+func (a *agent) warm(ctx context.Context, job *echoJob) error {
+	const tries, gap = 10, 100 * time.Millisecond
+	_, err := a.echoes(ctx, &echoJob{Peer: job.Peer, Run: job.Run | warmRun, Probes: tries, Interval: int64(gap)}, true)
+	return err
 }
 
 // echo sends job.Probes datagrams, one each job.Interval, and waits for
 // the last answers.
 func (a *agent) echo(ctx context.Context, job *echoJob) (*echoResult, error) {
+	if err := a.warm(ctx, job); err != nil {
+		return nil, err
+	}
+	return a.echoes(ctx, job, false)
+}
+
+// echoes ends with the first answer if first is true.
+func (a *agent) echoes(ctx context.Context, job *echoJob, first bool) (*echoResult, error) {
 	p, err := a.peer(job.Peer)
 	if err != nil {
 		return nil, err
@@ -39,7 +60,10 @@ func (a *agent) echo(ctx context.Context, job *echoJob) (*echoResult, error) {
 		job.Linger < 0 || job.Linger > int64(30*time.Second) {
 		return nil, errors.New("number or times of probes are out of range")
 	}
-	run := &echoRun{peer: p, sent: make([]time.Time, job.Probes), replied: make([]bool, job.Probes), best: -1, all: make(chan struct{})}
+	run := &echoRun{peer: p, sent: make([]time.Time, job.Probes), replied: make([]bool, job.Probes), best: -1, enough: job.Probes, all: make(chan struct{})}
+	if first {
+		run.enough = 1
+	}
 	a.mu.Lock()
 	a.runs[job.Run] = run
 	a.mu.Unlock()
@@ -84,6 +108,8 @@ func (a *agent) sendEchoes(ctx context.Context, job *echoJob, run *echoRun) (ref
 		}
 		select {
 		case <-tick.C:
+		case <-run.all:
+			return refused, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -131,7 +157,7 @@ func (r *echoRun) answered(p packet, d datagram) {
 	}
 	r.hopsOut, r.hopsBack = hops(p.ttl), hops(d.ttl)
 	r.seen, r.from = p.seen, d.from.Addr()
-	if len(r.rtts) == len(r.sent) {
+	if len(r.rtts) == r.enough {
 		close(r.all)
 	}
 }

@@ -144,7 +144,8 @@ func joinSources(sources []netip.Addr) string {
 	return text
 }
 
-// tcp judges ports, one by one. Where nothing passes at all, that is said already.
+// tcp judges ports, one by one. Where nothing passes at all, or nothing one way,
+// that is said already.
 func (n *networkJudge) tcp() {
 	for _, port := range n.portsTried() {
 		tried := n.where(func(p *Pair) bool { return state(p, port) != "" })
@@ -160,7 +161,7 @@ func (n *networkJudge) tcp() {
 		} {
 			bad := n.where(func(p *Pair) bool {
 				o := n.opposite(p)
-				lost := dead(p) && (o == nil || dead(o)) && !n.tcpEither(p)
+				lost := (dead(p) || o != nil && dead(o)) && !n.tcpEither(p)
 				return state(p, port) == kind.state && !lost
 			})
 			n.addNetwork(kind.id, SeverityFault, n.scopes(bad, tried, true), true, fmt.Sprintf(kind.text, port), func(s *scope) string {
@@ -239,7 +240,11 @@ func (n *networkJudge) addLoss(id string, severity Severity, bad []Direction, di
 			l, _ := n.pairs[d].Loss()
 			worst = max(worst, l)
 		}
-		n.addNetwork(id, severity, []scope{s}, directed, fmt.Sprintf("up to %.0f %%%% of the packets are lost", 100*worst)+text, func(s *scope) string {
+		share := fmt.Sprintf("up to %.0f %%%% of the packets are lost", 100*worst)
+		if worst == 1 {
+			share = "all packets are lost"
+		}
+		n.addNetwork(id, severity, []scope{s}, directed, share+text, func(s *scope) string {
 			d := s.directions[0]
 			return fmt.Sprintf("on %s: mtr -n -u -c 200 %s   # then mend the link that loses them, or take another", d.From, n.inv.Host(d.To).NodeIP)
 		})
@@ -303,7 +308,7 @@ func (n *networkJudge) addresses() {
 	for _, s := range n.scopes(uneven, n.all, false) {
 		p := n.pairs[s.directions[0]]
 		n.addNetwork("route-asymmetric", SeverityWarning, []scope{s}, false,
-			fmt.Sprintf("packets take different ways there and back %%s: %s to %s is behind %d routers, the way back has %d", p.From, p.To, p.Hops, n.opposite(p).Hops),
+			fmt.Sprintf("packets take different ways there and back %%s: routers from %s to %s: %d, back: %d", p.From, p.To, p.Hops, n.opposite(p).Hops),
 			func(*scope) string {
 				return fmt.Sprintf("on %s: traceroute -n %s   # and back from there; stateful firewalls drop what they see one way only", p.From, n.inv.Host(p.To).NodeIP)
 			})

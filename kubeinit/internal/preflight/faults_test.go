@@ -226,7 +226,7 @@ func TestFaults(t *testing.T) {
 		{"loss of everything one way", func(x *faulty) {
 			x.both("node01", "node03", cut)
 			x.pairs("node03", "node01", func(p *Pair) { p.Received = 20 })
-		}, "loss-one-way", fault, "node01,node03", "100 %", "mtr"},
+		}, "loss-one-way", fault, "node01,node03", "all packets are lost one way, from node01 to node03", "mtr"},
 		{"nothing passes", func(x *faulty) { x.both("node01", "node03", cut) }, "path-missing", fault, "node01,node03", "nothing passes between node01 and node03", "ip route get 192.168.30.101"},
 		{"nothing passes between sites", func(x *faulty) { x.both("s20", "s30", cut) }, "path-missing", fault, "node01,node02,node03,node04", "nothing passes between site s20 and site s30", "ip route get"},
 		{"a site is cut off", func(x *faulty) { x.both("s20", "s30", cut); x.both("s10", "s30", cut) }, "path-missing", fault, "", "nothing passes between site s30 and all other sites", "ip route get"},
@@ -277,7 +277,7 @@ func TestFaults(t *testing.T) {
 		},
 			"source-rewritten", fault, "master01,node01", "NAT", "192.168.10.1"},
 		{"asymmetric route", func(x *faulty) { x.pairs("node01", "node03", func(p *Pair) { p.Hops = 4 }) },
-			"route-asymmetric", warning, "node01,node03", "node01 to node03 is behind 4 routers, the way back has 2", "traceroute"},
+			"route-asymmetric", warning, "node01,node03", "routers from node01 to node03: 4, back: 2", "traceroute"},
 		{"swap", func(x *faulty) { x.facts("node01").Swap = []string{"/dev/sda2 1000"} }, "swap-on", fault, "node01", "/dev/sda2", "swapoff -a"},
 		{"cgroup v1", func(x *faulty) { x.facts("node01").CgroupVersion = 1 }, "cgroup-v1", fault, "node01", "cgroup v1", "unified_cgroup_hierarchy"},
 		{"cgroup v1 allowed", func(x *faulty) { x.facts("node01").CgroupVersion = 1; x.inv.Cluster.AllowCgroupV1 = true }, "cgroup-v1", note, "node01", "accepts", "cgroup2fs"},

@@ -81,8 +81,14 @@ func TestRender(t *testing.T) {
 
 func TestReportJSONIsStable(t *testing.T) {
 	inv := reference()
-	inv.Hosts = inv.Hosts[4:6]
-	golden(t, "report.json", mustJSON(t, cleanReport(inv))+"\n")
+	inv.Hosts = inv.Hosts[3:5]
+	x := &faulty{inv, cleanReport(inv)}
+	x.both("lb", "master01", setLoss(150))
+	var b strings.Builder
+	if err := RenderJSON(&b, x.r, Faults(x.r, inv)); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "report.json", b.String())
 }
 
 func TestFirewall(t *testing.T) {
