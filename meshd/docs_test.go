@@ -44,7 +44,7 @@ func TestDocumentedCommandsAndFlagsExist(t *testing.T) {
 			if m[1] == "is" { // "meshd is not running here", a message
 				continue
 			}
-			cmd, _, err := newRoot().Find([]string{m[1]})
+			cmd, _, err := newRoot().Find(append(m[1:2:2], strings.Fields(m[2])...)) // with subcommands
 			if err != nil {
 				t.Errorf("docs/%s: %q: %v", name, m[0], err)
 				continue

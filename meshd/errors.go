@@ -14,6 +14,7 @@ import (
 	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/meshd/internal/conf"
 	"github.com/planetmesh/planetmesh/meshd/internal/ctl"
+	"github.com/planetmesh/planetmesh/meshd/internal/routeset"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -36,15 +37,19 @@ func cure(err error, p *places) string {
 	}
 	if grant, ok := errors.AsType[*overlay.GrantError](err); ok {
 		list := "\"announce\""
+		if set, ok := errors.AsType[*routeset.Error](err); ok {
+			list = "route set " + set.Name
+		}
 		if attached, ok := errors.AsType[*attach.Error](err); ok {
 			list = "the prefixes of " + attached.Name
 		}
-		return fmt.Sprintf("take %v out of %s, or join again with a ticket that has it", grant.Prefix, list)
+		return fmt.Sprintf("take %v out of %s, or have it granted: meshd ticket --gateway NAME --prefix %v on the gateway that made the ticket",
+			grant.Prefix, list, grant.Prefix)
 	}
 	if overlap, ok := errors.AsType[*overlay.OverlapError](err); ok {
 		return fmt.Sprintf("renumber the LAN, or ask site %s to give %v up", overlap.Site, overlap.Other)
 	}
-	for _, c := range []func(error, *places) string{attachmentCure, socketCure, stateCure, ticketCure, hostCure} {
+	for _, c := range []func(error, *places) string{attachmentCure, routeSetCure, socketCure, stateCure, ticketCure, hostCure} {
 		if hint := c(err, p); hint != "" {
 			return hint
 		}
@@ -63,6 +68,21 @@ func attachmentCure(err error, _ *places) string {
 		return "ip address shows what this host has; \"listen:\" of " + attached.Name + " names the address, \":PORT\" means every one"
 	case errors.Is(err, fs.ErrExist):
 		return "ip link shows who has the interface; \"device:\" of " + attached.Name + " names another one"
+	}
+	return ""
+}
+
+// routeSetCure is about route sets.
+func routeSetCure(err error, _ *places) string {
+	_, fault := errors.AsType[*routeset.Fault](err)
+	_, misfit := errors.AsType[*routeset.Error](err)
+	switch {
+	case fault:
+		return "meshd routeset --help shows what a set looks like"
+	case misfit:
+		return "nothing was changed; meshd routeset list shows the sets that there are, ip route what this host has"
+	case errors.Is(err, routeset.ErrUnknown):
+		return "meshd routeset list"
 	}
 	return ""
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/meshd/internal/conf"
 	"github.com/planetmesh/planetmesh/meshd/internal/ctl"
+	"github.com/planetmesh/planetmesh/meshd/internal/routeset"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -29,6 +30,10 @@ func TestEveryKnownErrorHasACure(t *testing.T) {
 		{conf.Faults{{File: "m.yaml", Problem: "wrong"}}, "meshd check m.yaml"},
 		{&overlay.GrantError{Prefix: prefix}, "take 10.0.0.0/8 out of"},
 		{&attach.Error{Name: "r30", Err: &overlay.GrantError{Prefix: prefix}}, "take 10.0.0.0/8 out of the prefixes of r30"},
+		{&routeset.Error{Name: "pods", Err: &overlay.GrantError{Prefix: prefix}}, "take 10.0.0.0/8 out of route set pods, or have it granted: meshd ticket --gateway NAME --prefix 10.0.0.0/8"},
+		{&routeset.Error{Name: "pods", Err: errors.New("x")}, "nothing was changed"},
+		{&routeset.Fault{Name: "pods"}, "meshd routeset --help"},
+		{routeset.ErrUnknown, "meshd routeset list"},
 		{&attach.Error{Name: "r30", Err: syscall.EADDRINUSE}, "\"listen:\" of r30"},
 		{&attach.Error{Name: "r30", Err: syscall.EADDRNOTAVAIL}, "\"listen:\" of r30"},
 		{&attach.Error{Name: "r30", Err: os.ErrExist}, "\"device:\" of r30"},

@@ -48,7 +48,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 faults found.`,
 	}
 	root.AddCommand(
 		newInit(), newTicket(), newJoin(), newRun(),
-		newStatus(), newRoutes(), newMatrix(), newPing(), newCheck(), newVyOS(),
+		newStatus(), newRoutes(), newMatrix(), newPing(), newCheck(), newRouteSet(), newVyOS(),
 	)
 	return root
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/meshd/internal/ctl"
+	"github.com/planetmesh/planetmesh/meshd/internal/routeset"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -130,6 +131,36 @@ func TestAttachedRoutersForPeople(t *testing.T) {
 	after.Attachments[0].RxBytes += 5_000_000
 	golden(t, "status-attachments", func(w io.Writer) { printStatus(w, before, nil, false) })
 	golden(t, "status-attachments-watch", func(w io.Writer) { printStatus(w, after, &before, false) })
+}
+
+func TestRouteSetsForPeople(t *testing.T) {
+	pods, err := routeset.Parse("pods", []byte(`{"announce": ["10.128.0.0/18"], "lan": [
+		{"prefix": "10.128.1.0/24", "via": "192.168.10.101"}, {"prefix": "10.128.2.0/24", "via": "192.168.10.102"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := routeset.Parse("one", []byte(`{"announce": ["10.130.0.0/24", "10.131.0.0/24"], "lan": [{"prefix": "10.130.0.0/24", "via": "192.168.10.101"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sets := []routeset.Status{{Set: one, Problem: "route set one: prefix 10.130.0.0/24 is not granted"}, {Set: pods}}
+	golden(t, "routesets", func(w io.Writer) { printRouteSets(w, sets, false) })
+	golden(t, "routesets-none", func(w io.Writer) { printRouteSets(w, nil, false) })
+	golden(t, "routeset", func(w io.Writer) { printRouteSet(w, ctl.RouteSet{Status: sets[1]}, false) })
+	golden(t, "routeset-refused", func(w io.Writer) { printRouteSet(w, ctl.RouteSet{Status: sets[0]}, false) })
+	s := newStatusOfMany()
+	s.Peers, s.Conflicts, s.Refused, s.Warnings = nil, nil, nil, nil
+	s.RouteSets = sets
+	golden(t, "status-routesets", func(w io.Writer) { printStatus(w, s, nil, false) })
+}
+
+func TestGrantsForPeople(t *testing.T) {
+	g := ctl.Grant{Gateway: "gw-20", Site: "20", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.128.64.0/18"), netip.MustParsePrefix("192.168.20.0/24")}}
+	golden(t, "grant-again", func(w io.Writer) { printGrant(w, g) })
+	g.Added = g.Prefixes[:1]
+	golden(t, "grant", func(w io.Writer) { printGrant(w, g) })
+	g.Pending = "no path"
+	golden(t, "grant-pending", func(w io.Writer) { printGrant(w, g) })
 }
 
 func TestRoutesForPeople(t *testing.T) {

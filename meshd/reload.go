@@ -5,7 +5,6 @@ import (
 	"errors"
 	"reflect"
 
-	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/meshd/internal/conf"
 )
 
@@ -23,35 +22,40 @@ func (d *daemon) reload(ctx context.Context) {
 		d.log.Error("configuration cannot be read and was not applied", "err", err)
 		return
 	}
-	if err := d.apply(ctx, next); err != nil {
+	release, err := d.take(ctx)
+	if err != nil {
+		return
+	}
+	defer release()
+	now := d.now.Load()
+	// What needs a restart stays what it is, so that the next reload says it again.
+	merged := *now.conf
+	merged.Announce, merged.Accept, merged.OpenVPN, merged.Log.Level = next.Announce, next.Accept, next.OpenVPN, next.Log.Level
+	if err := d.apply(ctx, now, d.plan(&merged, now.sets, "")); err != nil {
 		d.log.Error("configuration was not applied", "err", err)
 		return
 	}
-	for _, key := range needRestart(d.conf, next) {
+	for _, key := range needRestart(now.conf, next) {
 		d.log.Warn("changed setting takes effect at the next start", "key", key)
 	}
-	// What needs a restart stays what it is, so that the next reload says it again.
-	now := *d.conf
-	now.Announce, now.Accept, now.OpenVPN, now.Log.Level = next.Announce, next.Accept, next.OpenVPN, next.Log.Level
-	d.conf = &now
 	d.log.Info("configuration applied", "file", next.File)
 }
 
-// apply changes all that can be changed, or nothing.
-func (d *daemon) apply(ctx context.Context, next *conf.Config) error {
-	if err := d.attach.Apply(ctx, desired(next)); err != nil {
+// apply changes all that can be changed, or nothing. A configuration with which
+// a route set does not go any more is not applied. The caller has the turn.
+func (d *daemon) apply(ctx context.Context, now, next *plan) error {
+	if err := next.spoils(now); err != nil {
 		return err
 	}
-	if err := d.mesh.SetAccept(next.Accept); err != nil {
-		return errors.Join(err, d.attach.Apply(ctx, desired(d.conf)))
+	if err := d.attach.Apply(ctx, next.desired()); err != nil {
+		return err
 	}
-	d.level.Set(next.Log.Level)
+	if err := d.mesh.SetAccept(next.conf.Accept); err != nil {
+		return errors.Join(err, d.attach.Apply(ctx, now.desired()))
+	}
+	d.level.Set(next.conf.Log.Level)
+	d.now.Store(next)
 	return nil
-}
-
-// desired is what c says that the gateway shall announce and attach.
-func desired(c *conf.Config) attach.Desired {
-	return attach.Desired{Announce: c.Announce, OpenVPN: c.OpenVPN}
 }
 
 // needRestart names the keys of settings that differ and are read only once.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/planetmesh/planetmesh/meshd/internal/attach"
 	"github.com/planetmesh/planetmesh/meshd/internal/conf"
 	"github.com/planetmesh/planetmesh/meshd/internal/ctl"
+	"github.com/planetmesh/planetmesh/meshd/internal/routeset"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -36,7 +38,7 @@ func newRun() *cobra.Command {
 
 SIGTERM and SIGINT stop it and hand the host back as it was found. SIGHUP reads the configuration
 again: announced and accepted prefixes, attached routers and the log level change at once, a faulty
-file changes nothing.`,
+file changes nothing. Route sets (meshd routeset) stay as they are.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := loadForRun(&p, logged)
@@ -84,16 +86,20 @@ func loadForRun(p *places, logged logFlags) (*conf.Config, error) {
 	return c, logged.apply(&c.Log)
 }
 
-// daemon is a running gateway and its control socket. It is used by one
-// goroutine.
+// daemon is a running gateway and its control socket.
 type daemon struct {
 	places *places
 	logged logFlags
-	conf   *conf.Config // in effect
+	conf   *conf.Config // as it was at the start
 	level  *slog.LevelVar
 	log    *slog.Logger
+	device overlay.DeviceKind
+	store  overlay.Store
 	mesh   *overlay.Mesh
 	attach *attach.Set
+
+	turn chan struct{}        // holds one token: whoever took it may change what is in effect
+	now  atomic.Pointer[plan] // in effect; readers need no turn
 }
 
 func newDaemon(p *places, logged logFlags, c *conf.Config, stderr io.Writer) *daemon {
@@ -104,7 +110,7 @@ func newDaemon(p *places, logged logFlags, c *conf.Config, stderr io.Writer) *da
 	if c.Log.Format == conf.LogJSON {
 		handler = slog.NewJSONHandler(stderr, options)
 	}
-	return &daemon{places: p, logged: logged, conf: c, level: level, log: slog.New(handler)}
+	return &daemon{places: p, logged: logged, conf: c, level: level, log: slog.New(handler), turn: make(chan struct{}, 1)}
 }
 
 // run is the life of the daemon. It returns nil if ctx ended it.
@@ -144,7 +150,8 @@ func (d *daemon) close() error { return errors.Join(d.attach.Close(), d.mesh.Clo
 // open starts the mesh and attaches the routers.
 func (d *daemon) open(ctx context.Context) error {
 	config := d.conf.Overlay()
-	config.Store = overlay.OpenDir(d.conf.State)
+	d.device, d.store = config.Device, overlay.OpenDir(d.conf.State)
+	config.Store = d.store
 	config.Logger = d.log
 	config.Software = software()
 	if config.Routes == nil && len(d.conf.OpenVPN) > 0 {
@@ -156,9 +163,16 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.mesh = mesh
 	d.attach = attach.New(attach.Config{Mesh: mesh, Dir: d.conf.State, Logger: d.log})
-	if err := d.attach.Apply(ctx, desired(d.conf)); err != nil {
+	sets, err := routeset.Load(d.store)
+	if err != nil {
 		return errors.Join(err, d.close())
 	}
+	first := d.plan(d.conf, sets, "")
+	if err := d.attach.Apply(ctx, first.desired()); err != nil {
+		return errors.Join(err, d.close())
+	}
+	d.now.Store(first)
+	d.tellProblems(first)
 	s := mesh.Status()
 	d.log.Info("gateway started", "gateway", s.Self.Gateway, "site", s.Self.Site, "mesh", s.Mesh.Name, "port", s.Self.Port)
 	return nil
@@ -178,14 +192,26 @@ func (d *daemon) serve(ctx context.Context, socket net.Listener, reload <-chan o
 		Logger: d.log,
 
 		Attachments: d.attach.Status,
+		RouteSets:   keeper{d},
+		Origin:      d.origin,
 	}
 	serving, stop := context.WithCancel(ctx)
+	events := d.mesh.Watch(serving)
+	d.regranted(ctx) // in case that it changed before
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(serving, socket) }() // ends with serving, at the latest when we return
 	for {
 		select {
 		case <-reload:
 			d.reload(ctx)
+			continue
+		case e, open := <-events:
+			switch {
+			case !open:
+				events = nil // the mesh ends
+			case e.Kind == overlay.EventGranted:
+				d.regranted(ctx)
+			}
 			continue
 		case err = <-ended:
 			stop()

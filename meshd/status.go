@@ -113,6 +113,13 @@ func printStatus(w io.Writer, s ctl.Status, before *ctl.Status, colour bool) {
 	fmt.Fprintf(w, "%s%s of site %s  up %s%s\n", label("gateway"), paint(self.Gateway, bold, colour), self.Site, age(s.Time, self.Started), role(self))
 	fmt.Fprintf(w, "%s%s  %s\n", label("overlay"), self.Overlay, device(self))
 	fmt.Fprintf(w, "%s%s\n", label("announces"), routeList(self.Routes))
+	if len(s.RouteSets) > 0 {
+		words := make([]string, len(s.RouteSets))
+		for i, set := range s.RouteSets {
+			words[i] = set.Name + " (" + contents(set.Set) + ")"
+		}
+		fmt.Fprintf(w, "%s%s\n", label("route sets"), strings.Join(words, ", "))
+	}
 	fmt.Fprintf(w, "%sudp port %d at %s\n", label("reached"), self.Port, endpointList(self.Endpoints))
 	fmt.Fprintf(w, "%suntil %s (%s)\n", label("certified"), self.NotAfter.Local().Format(timeLayout), remaining(s.Time, self.NotAfter))
 	if len(s.Peers) > 0 {
@@ -125,7 +132,7 @@ func printStatus(w io.Writer, s ctl.Status, before *ctl.Status, colour bool) {
 		t := attachmentTable(s, before)
 		t.print(w, colour)
 	}
-	printProblems(w, s.Status, attachmentProblems(s), colour)
+	printProblems(w, s.Status, append(attachmentProblems(s), setProblems(s.RouteSets)...), colour)
 }
 
 func role(self overlay.SelfStatus) string {
@@ -264,7 +271,11 @@ func printProblems(w io.Writer, s overlay.Status, more []string, colour bool) {
 	for _, r := range s.Refused {
 		lines = append(lines, fmt.Sprintf("%v of %s is not installed here: %s", r.Prefix, r.Gateway, r.Reason))
 	}
-	lines = append(lines, more...)
+	printLines(w, append(lines, more...), colour)
+}
+
+// printLines prints warnings, if there are any.
+func printLines(w io.Writer, lines []string, colour bool) {
 	if len(lines) == 0 {
 		return
 	}

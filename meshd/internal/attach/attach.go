@@ -25,11 +25,13 @@ import (
 	"sync/atomic"
 
 	"github.com/planetmesh/planetmesh/meshd/internal/conf"
+	"github.com/planetmesh/planetmesh/meshd/internal/routeset"
 	"github.com/planetmesh/planetmesh/overlay"
 	"github.com/planetmesh/planetmesh/overlay/openvpn"
 )
 
-// Set is the attachments of one gateway, and with them all that it announces.
+// Set is the attachments of one gateway, and with them all that it announces
+// and routes within its site.
 // New makes one. All methods are safe for concurrent use.
 type Set struct {
 	cfg   Config
@@ -47,6 +49,7 @@ type Set struct {
 	applied struct { // what the mesh was told last
 		routes      []overlay.Route
 		attachments []overlay.Attachment
+		lan         []overlay.LANRoute
 	}
 }
 
@@ -55,6 +58,7 @@ type Mesh interface {
 	Status() overlay.Status
 	SetRoutes(ctx context.Context, routes []overlay.Route) error
 	SetAttachments(list []overlay.Attachment) error
+	SetLANRoutes(routes []overlay.LANRoute) error
 }
 
 var _ Mesh = (*overlay.Mesh)(nil)
@@ -80,6 +84,8 @@ type Desired struct {
 	Announce []overlay.Route
 	// OpenVPN are the attachments, as conf.Load read them.
 	OpenVPN []conf.OpenVPN
+	// Sets are the route sets, which fit (routeset.Fit).
+	Sets []routeset.Set
 }
 
 // New makes a Set that does nothing until Apply is called.
@@ -245,7 +251,7 @@ func (s *Set) follow(ctx context.Context) {
 // tell brings the mesh in line with the routers that are there. The caller has
 // the turn.
 func (s *Set) tell(ctx context.Context, want Desired, routers []*router, granted []netip.Prefix) error {
-	routes := want.base(granted)
+	routes := routeset.Merge(want.Base(granted), want.Sets)
 	var list []overlay.Attachment
 	for _, r := range routers {
 		a, open := r.attachment()
@@ -276,11 +282,18 @@ func (s *Set) tell(ctx context.Context, want Desired, routers []*router, granted
 		}
 		s.applied.attachments = list
 	}
+	if lan := routeset.LAN(want.Sets); !slices.Equal(lan, s.applied.lan) {
+		if err := s.cfg.Mesh.SetLANRoutes(lan); err != nil {
+			return err
+		}
+		s.applied.lan = lan
+	}
 	return nil
 }
 
-// base is what is announced without any router. It is never nil.
-func (d Desired) base(granted []netip.Prefix) []overlay.Route {
+// Base is what is announced without any router and any route set. It is never
+// nil.
+func (d Desired) Base(granted []netip.Prefix) []overlay.Route {
 	if d.Announce != nil {
 		return append([]overlay.Route{}, d.Announce...)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -20,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/planetmesh/planetmesh/meshd/internal/conf"
+	"github.com/planetmesh/planetmesh/meshd/internal/routeset"
 	"github.com/planetmesh/planetmesh/overlay"
 	"github.com/planetmesh/planetmesh/overlay/openvpn"
 )
@@ -32,7 +34,9 @@ type fakeMesh struct {
 	routes      []overlay.Route
 	attachments []overlay.Attachment
 	calls       int
+	lan         []overlay.LANRoute
 	refuse      error
+	refuseLAN   error
 	changed     chan struct{}
 }
 
@@ -64,6 +68,17 @@ func (m *fakeMesh) SetAttachments(list []overlay.Attachment) error {
 		return m.refuse
 	}
 	m.attachments = slices.Clone(list)
+	m.note()
+	return nil
+}
+
+func (m *fakeMesh) SetLANRoutes(routes []overlay.LANRoute) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.refuseLAN != nil && len(routes) > 0 {
+		return m.refuseLAN
+	}
+	m.lan = slices.Clone(routes)
 	m.note()
 	return nil
 }
@@ -546,5 +561,47 @@ func TestInterfaceThatCannotBeMadeIsNamed(t *testing.T) {
 	err := w.set.Apply(t.Context(), Desired{OpenVPN: []conf.OpenVPN{newEntry(t, "a", "192.168.1.0/24", 1)}})
 	if !errors.Is(err, fs.ErrPermission) || !strings.HasPrefix(err.Error(), "openvpn a: ") {
 		t.Errorf("error %v, want one that names the attachment and is fs.ErrPermission", err)
+	}
+}
+
+func mustSet(t *testing.T, name, body string) routeset.Set {
+	t.Helper()
+	s, err := routeset.Parse(name, []byte(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestRouteSetsAreMergedAndRolledBack(t *testing.T) {
+	w := newWorld(t)
+	entry := newEntry(t, "r30", "192.168.30.0/24", 1)
+	base := Desired{Announce: []overlay.Route{{Prefix: netip.MustParsePrefix("192.168.10.0/24"), Priority: 5}}, OpenVPN: []conf.OpenVPN{entry}}
+	w.mustApply(t, base)
+	with := base
+	with.Sets = []routeset.Set{
+		mustSet(t, "a", `{"announce": ["10.30.0.0/18", "192.168.10.0/25"]}`),
+		mustSet(t, "b", `{"lan": [{"prefix": "10.30.1.0/24", "via": "192.168.10.101"}]}`),
+	}
+	w.mesh.refuseLAN = errors.New("no interface")
+	if err := w.set.Apply(t.Context(), with); !errors.Is(err, w.mesh.refuseLAN) {
+		t.Errorf("error %v, want that of the mesh", err)
+	}
+	if got := fmt.Sprint(w.mesh.routes, w.mesh.lan); got != "[{192.168.10.0/24 5}] []" {
+		t.Errorf("after the refusal: %s, want all as before", got)
+	}
+	w.mesh.refuseLAN = nil
+	w.mustApply(t, with)
+	if got := fmt.Sprint(w.mesh.routes, w.mesh.lan); got != "[{192.168.10.0/24 5} {10.30.0.0/18 0}] [{10.30.1.0/24 192.168.10.101}]" {
+		t.Errorf("with sets: %s", got)
+	}
+	calls := w.mesh.calls
+	w.mustApply(t, with)
+	if w.mesh.calls != calls {
+		t.Errorf("the same again told the mesh %d times", w.mesh.calls-calls)
+	}
+	w.mustApply(t, base)
+	if got := fmt.Sprint(w.mesh.routes, w.mesh.lan); got != "[{192.168.10.0/24 5}] []" {
+		t.Errorf("without sets: %s", got)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/planetmesh/planetmesh/meshd/internal/attach"
+	"github.com/planetmesh/planetmesh/meshd/internal/routeset"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -19,6 +20,7 @@ type Mesh interface {
 	Resolve(name string) ([]overlay.GatewayID, error)
 	Ping(ctx context.Context, id overlay.GatewayID) (overlay.PingResult, error)
 	Ticket(req overlay.TicketRequest) (overlay.Ticket, error)
+	WidenGrant(ctx context.Context, req overlay.WidenRequest) (overlay.Widened, error)
 	// Watch gives a channel that is closed when ctx or the mesh ends.
 	Watch(ctx context.Context) <-chan overlay.Event
 }
@@ -37,10 +39,67 @@ type About struct {
 	Started  time.Time `json:"started"`
 }
 
-// Status is overlay.Status and the routers that are attached to this gateway.
+// Status is overlay.Status, the routers that are attached to this gateway, and
+// its route sets. In the routes, Why of those that are announced here says what
+// they come from.
 type Status struct {
 	overlay.Status
-	Attachments []attach.Status `json:"attachments,omitempty"` // in the order of the configuration
+	Attachments []attach.Status   `json:"attachments,omitempty"` // in the order of the configuration
+	RouteSets   []routeset.Status `json:"routeSets,omitempty"`   // in the order of their names
+}
+
+// SetKeeper keeps route sets. All methods must be safe for concurrent use.
+type SetKeeper interface {
+	// Put stores a set and puts it into effect, or changes nothing. It reports
+	// whether the set is another one than before.
+	Put(ctx context.Context, set routeset.Set) (changed bool, err error)
+	// Delete takes a set away, or returns routeset.ErrUnknown.
+	Delete(ctx context.Context, name string) error
+	// List returns all sets in the order of their names.
+	List() []routeset.Status
+}
+
+// RouteSets are all route sets, in the order of their names.
+type RouteSets struct {
+	Version   int               `json:"version"`
+	RouteSets []routeset.Status `json:"routeSets"`
+}
+
+// RouteSet is one route set. Changed answers PUT: whether the set is another
+// one than before.
+type RouteSet struct {
+	Version int `json:"version"`
+	routeset.Status
+	Changed *bool `json:"changed,omitempty"`
+}
+
+// GrantRequest asks to let a member announce more; see overlay.WidenRequest.
+type GrantRequest struct {
+	Gateway  string         `json:"gateway"`
+	Site     string         `json:"site,omitempty"`
+	Prefixes []netip.Prefix `json:"prefixes"`
+}
+
+// Grant is what a member may announce now; see overlay.Widened.
+type Grant struct {
+	Version  int            `json:"version"`
+	Gateway  string         `json:"gateway"`
+	Site     string         `json:"site"`
+	Prefixes []netip.Prefix `json:"prefixes"`
+	Added    []netip.Prefix `json:"added"`
+	Pending  string         `json:"pending,omitempty"` // why it does not have the certificate yet
+}
+
+// GrantOf is the JSON form of w.
+func GrantOf(w overlay.Widened) Grant {
+	g := Grant{Version: Version, Gateway: w.Gateway, Site: w.Site, Prefixes: w.Prefixes, Added: w.Added}
+	if g.Added == nil {
+		g.Added = []netip.Prefix{}
+	}
+	if w.Pending != nil {
+		g.Pending = w.Pending.Error()
+	}
+	return g
 }
 
 // Routes is the part of overlay.Status that says where packets go.

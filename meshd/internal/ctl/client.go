@@ -11,10 +11,12 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"syscall"
 	"time"
 
+	"github.com/planetmesh/planetmesh/meshd/internal/routeset"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -93,6 +95,33 @@ func (c *Client) Ping(ctx context.Context, to string) (out Ping, err error) {
 func (c *Client) Ticket(ctx context.Context, req TicketRequest) (out Ticket, err error) {
 	return out, c.do(ctx, http.MethodPost, "/v1/tickets", req, &out)
 }
+
+// Grant lets a member announce more.
+func (c *Client) Grant(ctx context.Context, req GrantRequest) (out Grant, err error) {
+	return out, c.do(ctx, http.MethodPost, "/v1/grants", req, &out)
+}
+
+// RouteSets are all route sets of the daemon.
+func (c *Client) RouteSets(ctx context.Context) (out RouteSets, err error) {
+	return out, c.do(ctx, http.MethodGet, "/v1/routesets", nil, &out)
+}
+
+// RouteSet is the one of that name.
+func (c *Client) RouteSet(ctx context.Context, name string) (out RouteSet, err error) {
+	return out, c.do(ctx, http.MethodGet, setPath(name), nil, &out)
+}
+
+// PutRouteSet stores a set, which routeset.Parse has let pass, under its name.
+func (c *Client) PutRouteSet(ctx context.Context, set routeset.Set) (out RouteSet, err error) {
+	return out, c.do(ctx, http.MethodPut, setPath(set.Name), map[string]any{"announce": set.Announce, "lan": set.LAN}, &out)
+}
+
+// DeleteRouteSet takes the set of that name away and returns it.
+func (c *Client) DeleteRouteSet(ctx context.Context, name string) (out RouteSet, err error) {
+	return out, c.do(ctx, http.MethodDelete, setPath(name), nil, &out)
+}
+
+func setPath(name string) string { return "/v1/routesets/" + url.PathEscape(name) }
 
 // Events calls f with every event from now on, until ctx ends, f returns an
 // error, or the daemon stops, which is nil.

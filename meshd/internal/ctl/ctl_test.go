@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/planetmesh/planetmesh/meshd/internal/attach"
+	"github.com/planetmesh/planetmesh/meshd/internal/routeset"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -46,6 +47,9 @@ func serve(t testing.TB, m Mesh) (client *Client, dir string, stop func() error)
 		Mesh:  m,
 		About: About{Software: "meshd test", PID: 42, State: "/var/lib/meshd"},
 		Hint:  func(err error) string { return "cure for: " + err.Error() },
+
+		RouteSets: new(fakeKeeper),
+		Origin:    func(p netip.Prefix) string { return "origin of " + p.String() },
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -140,6 +144,8 @@ func contract(t *testing.T, m Mesh) {
 	}
 	_, err = client.Ticket(ctx, TicketRequest{Site: "30", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.20.128/25")}})
 	expectError(t, err, http.StatusConflict, "192.168.20.0/24")
+	_, err = client.Grant(ctx, GrantRequest{Gateway: "gw-77", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/18")}})
+	expectError(t, err, http.StatusNotFound, overlay.ErrUnknownGateway.Error())
 
 	events, err := client.send(ctx, http.MethodGet, "/v1/events", nil)
 	if err != nil {
@@ -183,6 +189,77 @@ func TestRoutesTellWhatIsRefused(t *testing.T) {
 	if err != nil || len(routes.Routes) != 1 || len(routes.Refused) != 1 || routes.Refused[0].Gateway != "gw-30" {
 		t.Errorf("routes %+v, %v, want one and one refused", routes, err)
 	}
+}
+
+func TestRoutesTellWhereTheyComeFrom(t *testing.T) {
+	m := newFakeMesh(t)
+	m.local = true
+	client, _, _ := serve(t, m)
+	routes, err := client.Routes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := client.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range [][]overlay.RouteStatus{routes.Routes, status.Routes} {
+		for _, r := range list {
+			want := "only offer"
+			if r.Local {
+				want = "announced here (origin of 192.168.10.0/24)"
+			}
+			if r.Why != want {
+				t.Errorf("%v: %q, want %q", r.Prefix, r.Why, want)
+			}
+		}
+	}
+}
+
+func TestRouteSetsAreKept(t *testing.T) {
+	client, _, _ := serve(t, newFakeMesh(t))
+	ctx := t.Context()
+	if all, err := client.RouteSets(ctx); err != nil || all.Version != Version || all.RouteSets == nil || len(all.RouteSets) != 0 {
+		t.Errorf("no sets: %+v, %v, want an empty list", all, err)
+	}
+	pods, err := routeset.Parse("pods", []byte(`{"announce":["10.128.0.0/18"],"lan":[{"prefix":"10.128.1.0/24","via":"192.168.10.101"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, changed := range []bool{true, false} {
+		got, err := client.PutRouteSet(ctx, pods)
+		if err != nil || !got.Equal(pods) || got.Changed == nil || *got.Changed != changed {
+			t.Errorf("put: %+v, %v, want the set and changed %v", got, err, changed)
+		}
+	}
+	if got, err := client.RouteSet(ctx, "pods"); err != nil || !got.Equal(pods) || got.Version != Version || got.Changed != nil {
+		t.Errorf("get: %+v, %v", got, err)
+	}
+	if all, err := client.RouteSets(ctx); err != nil || len(all.RouteSets) != 1 || !all.RouteSets[0].Equal(pods) {
+		t.Errorf("list: %+v, %v", all, err)
+	}
+	if s, err := client.Status(ctx); err != nil || len(s.RouteSets) != 1 {
+		t.Errorf("status: %+v, %v, want the set in it", s.RouteSets, err)
+	}
+	if got, err := client.DeleteRouteSet(ctx, "pods"); err != nil || !got.Equal(pods) {
+		t.Errorf("delete: %+v, %v, want what was deleted", got, err)
+	}
+	_, err = client.DeleteRouteSet(ctx, "pods")
+	expectError(t, err, http.StatusNotFound, "no such route set")
+}
+
+func TestGrantsTellWhatIsPending(t *testing.T) {
+	client, _, _ := serve(t, newFakeMesh(t))
+	more := []netip.Prefix{netip.MustParsePrefix("10.128.0.0/18")}
+	got, err := client.Grant(t.Context(), GrantRequest{Gateway: "gw-20", Prefixes: more})
+	if err != nil || got.Version != Version || got.Site != "20" || !slices.Equal(got.Added, more) || got.Pending != "" {
+		t.Errorf("grant %+v, %v", got, err)
+	}
+	if got, err = client.Grant(t.Context(), GrantRequest{Gateway: "gw-30", Prefixes: more}); err != nil || got.Pending != overlay.ErrNoPath.Error() {
+		t.Errorf("grant of a member that is away: %+v, %v", got, err)
+	}
+	_, err = client.Grant(t.Context(), GrantRequest{Gateway: "gw-20", Site: "30", Prefixes: more})
+	expectError(t, err, http.StatusConflict, "which site 30 holds")
 }
 
 func TestPingAsksEveryGatewayThatIsMeant(t *testing.T) {
@@ -289,11 +366,27 @@ func TestWrongRequestsAreRefusedInJSON(t *testing.T) {
 	m := newFakeMesh(t)
 	_, dir, _ := serve(t, m)
 	tooMany := `{"hosts":["10.0.0.1"` + strings.Repeat(`,"10.0.0.1"`, MaxHosts) + `]}`
+	set := func(n int) string {
+		return `{"announce":["10.128.0.0/18"` + strings.Repeat(`,"10.129.0.0/18"`, n) + `]}`
+	}
 	tests := []struct {
 		name, method, path, body string
 		status                   int
 		text                     string
 	}{
+		{"set with a bad name", "PUT", "/v1/routesets/Pods", set(0), 400, `route set "Pods": not a name`},
+		{"set with a path for a name", "PUT", "/v1/routesets/..%2Fa", set(0), 400, "not a name"},
+		{"set without a name", "PUT", "/v1/routesets/", set(0), 404, "no such request"},
+		{"set with an unknown key", "PUT", "/v1/routesets/pods", `{"routes":[]}`, 400, `unknown key "routes"`},
+		{"set with host bits", "PUT", "/v1/routesets/pods", `{"announce":["10.128.0.1/18"]}`, 400, "want 10.128.0.0/18"},
+		{"huge set", "PUT", "/v1/routesets/pods", set(maxBody), 413, "larger than 65536 bytes"},
+		{"set that does not fit", "PUT", "/v1/routesets/bad", set(0), 409, "route set bad: does not fit"},
+		{"set that is not granted", "PUT", "/v1/routesets/foreign", set(0), 403, "10.128.0.0/18 is not granted"},
+		{"unknown set", "GET", "/v1/routesets/pods", "", 404, `"pods": no such route set`},
+		{"unknown set to delete", "DELETE", "/v1/routesets/pods", "", 404, `"pods": no such route set`},
+		{"set that is posted", "POST", "/v1/routesets/pods", set(0), 404, "no such request"},
+		{"grant with an unknown field", "POST", "/v1/grants", `{"gateway":"gw-20","prefix":"10.128.0.0/18"}`, 400, "unknown field"},
+		{"grant to nobody", "POST", "/v1/grants", `{"gateway":"gw-77","prefixes":["10.128.0.0/18"]}`, 404, "unknown gateway"},
 		{"unknown path", "GET", "/v2/status", "", 404, "no such request: GET /v2/status"},
 		{"wrong method", "POST", "/v1/status", "", 404, "no such request: POST /v1/status"},
 		{"no body", "POST", "/v1/ping", "", 400, "EOF"},

@@ -2,12 +2,16 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/planetmesh/planetmesh/meshd/internal/routeset"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -16,6 +20,7 @@ import (
 // authority in memory.
 type fakeMesh struct {
 	store *overlay.MemStore
+	local bool // Status has a route that is announced here
 
 	mu       sync.Mutex // guards all below
 	watchers []chan overlay.Event
@@ -42,7 +47,7 @@ func newFakeMesh(t testing.TB) *fakeMesh {
 }
 
 func (f *fakeMesh) Status() overlay.Status {
-	return overlay.Status{
+	s := overlay.Status{
 		Version: overlay.StatusVersion,
 		Mesh:    overlay.MeshStatus{Name: "planet", ID: "00"},
 		Self:    overlay.SelfStatus{Gateway: "gw-10", Site: "10", Overlay: netip.MustParseAddr("fd00::1")},
@@ -55,6 +60,10 @@ func (f *fakeMesh) Status() overlay.Status {
 			{Prefix: netip.MustParsePrefix("192.168.30.0/24"), Gateway: "gw-30", Reason: "collides"},
 		},
 	}
+	if f.local {
+		s.Routes = append(s.Routes, overlay.RouteStatus{Prefix: netip.MustParsePrefix("192.168.10.0/24"), Site: "10", Gateway: "gw-10", Local: true, Why: "announced here"})
+	}
+	return s
 }
 
 func (f *fakeMesh) Matrix(ctx context.Context) overlay.Matrix {
@@ -147,4 +156,61 @@ func (f *fakeMesh) watching() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.watchers)
+}
+
+// WidenGrant takes what it is asked for: the member gw-20 is there, gw-30 is away.
+func (f *fakeMesh) WidenGrant(_ context.Context, req overlay.WidenRequest) (overlay.Widened, error) {
+	out := overlay.Widened{Gateway: req.Gateway, Site: "20", Prefixes: req.Prefixes, Added: req.Prefixes}
+	switch {
+	case req.Gateway == "gw-30":
+		out.Site, out.Pending = "30", overlay.ErrNoPath
+	case req.Gateway != "gw-20":
+		return overlay.Widened{}, overlay.ErrUnknownGateway
+	case req.Site != "" && req.Site != "20":
+		return overlay.Widened{}, &overlay.OverlapError{Prefix: req.Prefixes[0], Other: req.Prefixes[0], Site: req.Site}
+	}
+	return out, nil
+}
+
+// fakeKeeper keeps sets in a map; the set "bad" does not fit.
+type fakeKeeper struct {
+	mu   sync.Mutex
+	sets map[string]routeset.Set
+}
+
+func (k *fakeKeeper) Put(_ context.Context, set routeset.Set) (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if set.Name == "bad" {
+		return false, &routeset.Error{Name: "bad", Err: errors.New("does not fit")}
+	}
+	if set.Name == "foreign" {
+		return false, &routeset.Error{Name: "foreign", Err: &overlay.GrantError{Prefix: set.Announce[0]}}
+	}
+	if k.sets == nil {
+		k.sets = make(map[string]routeset.Set)
+	}
+	changed := !k.sets[set.Name].Equal(set)
+	k.sets[set.Name] = set
+	return changed, nil
+}
+
+func (k *fakeKeeper) Delete(_ context.Context, name string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, ok := k.sets[name]; !ok {
+		return routeset.ErrUnknown
+	}
+	delete(k.sets, name)
+	return nil
+}
+
+func (k *fakeKeeper) List() []routeset.Status {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := []routeset.Status{}
+	for _, name := range slices.Sorted(maps.Keys(k.sets)) {
+		out = append(out, routeset.Status{Set: k.sets[name]})
+	}
+	return out
 }

@@ -16,7 +16,12 @@ func FuzzRequestsAreAnsweredInJSON(f *testing.F) {
 	f.Add("POST", "/v1/matrix/hosts", `{"hosts":["192.168.20.101","fe80::1%eth0",null]}`)
 	f.Add("POST", "/v1/ping", `{"to":{}}[`)
 	f.Add("PUT", "/v1/../../etc", "")
-	s := &Server{Mesh: newFakeMesh(f)}
+	f.Add("PUT", "/v1/routesets/pods", `{"announce":["10.128.0.0/18"],"lan":[{"prefix":"10.128.1.0/24","via":"192.168.10.101"}]}`)
+	f.Add("PUT", "/v1/routesets/%2e%2e", `{"lan":[{}]}`)
+	f.Add("DELETE", "/v1/routesets/pods", "")
+	f.Add("POST", "/v1/grants", `{"gateway":"gw-20","prefixes":["10.128.0.0/18"]}`)
+	f.Add("POST", "/v1/grants", `{"gateway":"gw-20","site":"9","prefixes":[""]}`)
+	s := &Server{Mesh: newFakeMesh(f), RouteSets: new(fakeKeeper)}
 	handler := s.handler(f.Context())
 	f.Fuzz(func(t *testing.T, method, path, body string) {
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://meshd/"+strings.TrimLeft(path, "/"), strings.NewReader(body))

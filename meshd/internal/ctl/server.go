@@ -9,9 +9,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/planetmesh/planetmesh/meshd/internal/attach"
+	"github.com/planetmesh/planetmesh/meshd/internal/routeset"
 	"github.com/planetmesh/planetmesh/overlay"
 )
 
@@ -36,6 +39,12 @@ type Server struct {
 
 	// Attachments is what the attached routers do; nil means that there are none.
 	Attachments func() []attach.Status
+	// RouteSets keeps the route sets; nil means that there are none and can be
+	// none.
+	RouteSets SetKeeper
+	// Origin says what makes this gateway announce a prefix; nil or an empty
+	// answer means that it is not known.
+	Origin func(netip.Prefix) string
 }
 
 // Serve answers requests on l until ctx ends, closes l, and returns nil then.
@@ -101,6 +110,13 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 	answer("POST /v1/matrix/hosts", s.hosts)
 	answer("POST /v1/ping", s.ping)
 	answer("POST /v1/tickets", s.ticket)
+	answer("POST /v1/grants", s.grant)
+	if s.RouteSets != nil {
+		answer("GET /v1/routesets", s.listSets)
+		answer("GET /v1/routesets/{name}", s.getSet)
+		answer("PUT /v1/routesets/{name}", s.putSet)
+		answer("DELETE /v1/routesets/{name}", s.deleteSet)
+	}
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { s.events(ctx, w, r) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, &requestError{http.StatusNotFound, fmt.Sprintf("no such request: %s %s", r.Method, r.URL.Path)})
@@ -110,6 +126,10 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 
 func (s *Server) status() Status {
 	out := Status{Status: s.Mesh.Status()}
+	out.Routes = s.explained(out.Routes)
+	if s.RouteSets != nil {
+		out.RouteSets = s.RouteSets.List()
+	}
 	if s.Attachments != nil {
 		out.Attachments = s.Attachments()
 	}
@@ -118,11 +138,28 @@ func (s *Server) status() Status {
 
 func (s *Server) routes() Routes {
 	status := s.Mesh.Status()
-	routes := status.Routes
+	routes := s.explained(status.Routes)
 	if routes == nil {
 		routes = []overlay.RouteStatus{}
 	}
 	return Routes{Version: Version, Routes: routes, Conflicts: status.Conflicts, Refused: status.Refused}
+}
+
+// explained says of routes that are announced here what they come from.
+func (s *Server) explained(routes []overlay.RouteStatus) []overlay.RouteStatus {
+	if s.Origin == nil {
+		return routes
+	}
+	out := slices.Clone(routes) // a snapshot is nobody's to change
+	for i, r := range out {
+		if !r.Local {
+			continue
+		}
+		if origin := s.Origin(r.Prefix); origin != "" {
+			out[i].Why += " (" + origin + ")"
+		}
+	}
+	return out
 }
 
 func (s *Server) hosts(r *http.Request) (any, error) {
@@ -207,6 +244,60 @@ func (s *Server) ticket(r *http.Request) (any, error) {
 	return TicketOf(t), nil
 }
 
+func (s *Server) grant(r *http.Request) (any, error) {
+	var req GrantRequest
+	if err := readBody(r, &req); err != nil {
+		return nil, err
+	}
+	w, err := s.Mesh.WidenGrant(r.Context(), overlay.WidenRequest{Gateway: req.Gateway, Site: req.Site, Prefixes: req.Prefixes})
+	if err != nil {
+		return nil, err
+	}
+	return GrantOf(w), nil
+}
+
+func (s *Server) listSets(*http.Request) (any, error) {
+	return RouteSets{Version: Version, RouteSets: s.RouteSets.List()}, nil
+}
+
+func (s *Server) getSet(r *http.Request) (any, error) {
+	return s.set(r.PathValue("name"))
+}
+
+func (s *Server) set(name string) (RouteSet, error) {
+	sets := s.RouteSets.List()
+	i := slices.IndexFunc(sets, func(s routeset.Status) bool { return s.Name == name })
+	if i < 0 {
+		return RouteSet{}, fmt.Errorf("%q: %w", name, routeset.ErrUnknown)
+	}
+	return RouteSet{Version: Version, Status: sets[i]}, nil
+}
+
+func (s *Server) putSet(r *http.Request) (any, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, bodyError(err)
+	}
+	set, err := routeset.Parse(r.PathValue("name"), body)
+	if err != nil {
+		return nil, err
+	}
+	changed, err := s.RouteSets.Put(r.Context(), set)
+	if err != nil {
+		return nil, err
+	}
+	return RouteSet{Version: Version, Status: routeset.Status{Set: set}, Changed: &changed}, nil
+}
+
+func (s *Server) deleteSet(r *http.Request) (any, error) {
+	name := r.PathValue("name")
+	was, err := s.set(name)
+	if err != nil {
+		return nil, err
+	}
+	return was, s.RouteSets.Delete(r.Context(), name)
+}
+
 // events streams until the client, the mesh or ctx ends.
 func (s *Server) events(ctx context.Context, w http.ResponseWriter, r *http.Request) {
 	watched, cancel := context.WithCancel(r.Context())
@@ -251,6 +342,11 @@ func readBody(r *http.Request, v any) error {
 			err = errors.New("something after the JSON value")
 		}
 	}
+	return bodyError(err)
+}
+
+// bodyError is a body that is not as it should be.
+func bodyError(err error) error {
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return &requestError{http.StatusRequestEntityTooLarge, fmt.Sprintf("request larger than %d bytes", tooLarge.Limit)}
 	}
@@ -277,8 +373,14 @@ func statusOf(err error) int {
 	if _, ok := errors.AsType[*overlay.GrantError](err); ok {
 		return http.StatusForbidden
 	}
+	if _, ok := errors.AsType[*routeset.Fault](err); ok {
+		return http.StatusBadRequest
+	}
+	if _, ok := errors.AsType[*routeset.Error](err); ok {
+		return http.StatusConflict
+	}
 	switch {
-	case errors.Is(err, overlay.ErrUnknownGateway):
+	case errors.Is(err, overlay.ErrUnknownGateway), errors.Is(err, routeset.ErrUnknown):
 		return http.StatusNotFound
 	case errors.Is(err, overlay.ErrNotIssuer):
 		return http.StatusForbidden
