@@ -22,8 +22,8 @@ var growth = []int{25, 50, 100, 200, 400}
 var systems = []figures.System{figures.Planetmesh, figures.MemberlistLAN, figures.MemberlistWAN}
 
 // cases are those of the report, the small ones first. Where a goal speaks of a
-// share of runs there are a hundred; the sizes of the growth table have as
-// many as fit into an hour.
+// share of runs there are a hundred of ours and twenty of each baseline; the
+// sizes of the growth table have as many as fit into two hours.
 func cases(quick bool) []figures.Case {
 	var out []figures.Case
 	add := func(s figures.Scenario, n, seeds int) {
@@ -31,7 +31,11 @@ func cases(quick bool) []figures.Case {
 			if s == figures.CrashRoutes && system != figures.Planetmesh {
 				continue // memberlist has no routes
 			}
-			for seed := range uint64(seeds) { //nolint:gosec // small
+			count := seeds
+			if system != figures.Planetmesh && seeds > fewer {
+				count = fewer
+			}
+			for seed := range uint64(count) { //nolint:gosec // small
 				out = append(out, figures.Case{System: system, Scenario: s, N: n, Seed: seed + 1})
 			}
 		}
@@ -58,6 +62,9 @@ func cases(quick bool) []figures.Case {
 	slices.SortStableFunc(out, func(a, b figures.Case) int { return a.N - b.N })
 	return out
 }
+
+// fewer is how many runs a baseline has at most.
+const fewer = 20
 
 // large is from how many gateways on only one case is measured at a time: 400
 // need up to 8 GB.
