@@ -77,7 +77,7 @@ func (a *agent) connectPort(ctx context.Context, p *peerState, job *connectJob, 
 	if err != nil {
 		return check
 	}
-	defer c.Close() //nolint:errcheck // all was written
+	defer c.Close()
 	if !hello {
 		return check
 	}
@@ -110,7 +110,7 @@ func sayHello(c net.Conn, key *pairKey, self, to, port uint16) (netip.Addr, erro
 	hello = binary.BigEndian.AppendUint16(hello, to)
 	hello = binary.BigEndian.AppendUint16(hello, port)
 	hello = append(hello, make([]byte, 16)...)
-	rand.Read(hello[10:]) //nolint:errcheck // never fails (crypto/rand)
+	rand.Read(hello[10:])
 	tag := key.tag(hello)
 	hello = append(hello, tag[:]...)
 	if _, err := c.Write(hello); err != nil {
@@ -171,7 +171,7 @@ func (a *agent) accept(ctx context.Context, l net.Listener, work *sync.WaitGroup
 		}
 		work.Go(func() {
 			defer func() { <-slots }()
-			defer c.Close()                                      //nolint:errcheck // all was written
+			defer c.Close()
 			stop := context.AfterFunc(ctx, func() { c.Close() }) //nolint:errcheck // only to end the reading
 			defer stop()
 			c.SetDeadline(time.Now().Add(clientLimit)) //nolint:errcheck // c is open

@@ -34,7 +34,7 @@ func findDuplicates(ctx context.Context, addr netip.Addr) []string {
 	if err != nil {
 		return nil
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing to flush
+	defer unix.Close(fd)
 	own := &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ARP), Ifindex: link.Index}
 	gap := unix.NsecToTimeval(int64(arpGap))
 	if unix.Bind(fd, own) != nil || unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &gap) != nil {

@@ -119,8 +119,7 @@ func (a *agent) sendEchoes(ctx context.Context, job *echoJob, run *echoRun) (ref
 
 // errorText is the system's own text where there is one, without addresses.
 func errorText(err error) string {
-	var number syscall.Errno
-	if errors.As(err, &number) {
+	if number, ok := errors.AsType[syscall.Errno](err); ok {
 		return number.Error()
 	}
 	return err.Error()

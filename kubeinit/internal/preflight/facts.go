@@ -318,7 +318,7 @@ func (p *factsParser) software(key, value string) error {
 
 // findVersion returns the first word that looks like a version, without its "v".
 func findVersion(text string) string {
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		word = strings.TrimPrefix(word, "v")
 		if strings.Contains(word, ".") && word[0] >= '0' && word[0] <= '9' {
 			return strings.TrimRight(word, ",")

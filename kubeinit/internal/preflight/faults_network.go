@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/planetmesh/planetmesh/kubeinit/internal/etcdtune"
@@ -134,14 +135,11 @@ func (n *networkJudge) openCure(s *scope, protocol string, port uint16) string {
 
 func joinSources(sources []netip.Addr) string {
 	slices.SortFunc(sources, netip.Addr.Compare)
-	text := ""
-	for i, a := range slices.Compact(sources) {
-		if i > 0 {
-			text += ", "
-		}
-		text += a.String()
+	var texts []string
+	for _, a := range slices.Compact(sources) {
+		texts = append(texts, a.String())
 	}
-	return text
+	return strings.Join(texts, ", ")
 }
 
 // tcp judges ports, one by one. Where nothing passes at all, or nothing one way,

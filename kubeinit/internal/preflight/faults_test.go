@@ -33,9 +33,8 @@ func reference() *inventory.Inventory {
 		})
 	}
 	add := func(name, site string, last byte, roles ...inventory.Role) {
-		var n byte
-		fmt.Sscanf(site, "s%d", &n)
-		inv.Hosts = append(inv.Hosts, inventory.Host{Name: name, Site: site, NodeIP: netip.AddrFrom4([4]byte{192, 168, n, last}), Roles: roles})
+		addr := netip.MustParseAddr(fmt.Sprintf("192.168.%s.%d", site[1:], last))
+		inv.Hosts = append(inv.Hosts, inventory.Host{Name: name, Site: site, NodeIP: addr, Roles: roles})
 	}
 	for _, n := range []int{10, 20, 30} {
 		add(fmt.Sprintf("gw%d", n), fmt.Sprintf("s%d", n), 1, inventory.Gateway)

@@ -72,7 +72,7 @@ func tryFsync(ctx context.Context, dir string, r *ready) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // the file is gone already
+	defer f.Close()
 	if err := os.Remove(f.Name()); err != nil {
 		return err
 	}

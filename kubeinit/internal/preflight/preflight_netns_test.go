@@ -78,7 +78,7 @@ func (l *labHost) Run(ctx context.Context, c host.Command) (host.Output, error) 
 	}
 	go func() { // ends with the command, or with its input
 		io.Copy(in, c.Stdin) //nolint:errcheck // the command may have ended
-		in.Close()           //nolint:errcheck // nothing is buffered
+		in.Close()
 	}()
 	done := make(chan struct{})
 	go func() { // ends when w is closed
@@ -86,10 +86,9 @@ func (l *labHost) Run(ctx context.Context, c host.Command) (host.Output, error) 
 		lines(r, c.Output)
 	}()
 	err = cmd.Wait()
-	w.Close() //nolint:errcheck // never fails
+	w.Close()
 	<-done
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
 		err = fmt.Errorf("%w: %s", err, stderr.String())
 	}
 	return host.Output{Stdout: stdout.String()}, err
@@ -151,6 +150,27 @@ func newLab(t *testing.T) *lab {
 	}
 	l.o = Options{Agent: agentCommand, FsyncDir: t.TempDir(), ConnectWait: 4 * time.Second}
 	return l
+}
+
+// toIPv6 gives hosts and router addresses of IPv6 and the inventory those as nodeIP.
+func (l *lab) toIPv6() {
+	l.t.Helper()
+	for i := range l.inv.Hosts {
+		h := &l.inv.Hosts[i]
+		b := h.NodeIP.As4()
+		h.NodeIP = netip.MustParseAddr(fmt.Sprintf("fd00:%d::%d", b[1], b[3]))
+		l.run(h.Name, "ip", "address", "add", h.NodeIP.String()+"/64", "dev", "eth0", "nodad")
+		facts := strings.Replace(cleanFacts(h), "route\tdefault via 198.51.100.1 dev eth0 proto static\n", "route6\tdefault via fd00::1 dev eth0 proto static\n", 1)
+		l.hosts[h.Name].(*labHost).facts = strings.Replace(facts, " inet "+h.NodeIP.String()+"/24 brd 10.0.0.255", " inet6 "+h.NodeIP.String()+"/64", 1)
+	}
+	for _, n := range []string{"1", "2"} {
+		l.run("r", "ip", "address", "add", "fd00:"+n+"::1/64", "dev", "eth"+n, "nodad")
+	}
+	l.run("r", "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+	for i := range l.inv.Hosts {
+		h := &l.inv.Hosts[i]
+		l.run(h.Name, "ip", "-6", "route", "add", "default", "via", "fd00:"+strings.TrimPrefix(h.Site, "s")+"::1")
+	}
 }
 
 func (l *lab) link(host string, out, in netlab.Link) {
@@ -274,6 +294,24 @@ func TestRouterThatSaysSoIsNoBlackHole(t *testing.T) {
 	}
 }
 
+func TestIPv6IsMeasuredToo(t *testing.T) {
+	l := newLab(t)
+	l.toIPv6()
+	l.link("w1", netlab.Link{MTU: 1400}, netlab.Link{Delay: 10 * time.Millisecond})
+	r, faults := l.check()
+	l.want(faults, "mtu-one-way: w1")
+	p, back := r.Pair("m1", "w1"), r.Pair("w1", "m1")
+	if p.Hops != 1 || back.Hops != 1 || p.MTU != 1500 || back.MTU != 1400 || p.SeenAs != l.inv.Host("m1").NodeIP {
+		t.Errorf("%+v, back %+v", p, back)
+	}
+	if p.RTT.P50 < 10*time.Millisecond-early || p.RTT.P50 > 10*time.Millisecond+late {
+		t.Errorf("round trip %+v, want 10ms", p.RTT)
+	}
+	if c := p.Ports; len(c) != 1 || c[0].State != PortOpen || c[0].SeenAs != l.inv.Host("m1").NodeIP {
+		t.Errorf("ports %+v", c)
+	}
+}
+
 func TestBlackHoleBetweenSites(t *testing.T) {
 	l := newLab(t)
 	l.run("r", "nft", "add table ip t; add chain ip t f { type filter hook forward priority 0; }; add rule ip t f ip length > 1380 drop")
@@ -391,7 +429,7 @@ func TestFactsOfARealHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close() //nolint:errcheck // done
+	defer listener.Close()
 	h := l.hosts["m1"].(*labHost)
 	h.real = true
 	f, err := Gather(t.Context(), h)

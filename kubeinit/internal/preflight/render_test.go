@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"encoding/json"
 	"flag"
 	"os"
 	"path/filepath"
@@ -89,6 +90,18 @@ func TestReportJSONIsStable(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "report.json", b.String())
+}
+
+func TestStoredReportIsJudgedAgain(t *testing.T) {
+	inv := reference()
+	r := faultyReport(inv)
+	var again Report
+	if err := json.Unmarshal([]byte(mustJSON(t, r)), &again); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Faults(r, inv), Faults(&again, inv)); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func TestFirewall(t *testing.T) {

@@ -70,7 +70,7 @@ func Run(ctx context.Context, inv *inventory.Inventory, hosts map[string]host.Ho
 		return Report{}, fmt.Errorf("%d hosts, at most %d can be measured", len(inv.Hosts), maxPeers)
 	}
 	c := &coordinator{inv: inv, options: o.withDefaults(), secret: make([]byte, 32)}
-	rand.Read(c.secret) //nolint:errcheck // never fails (crypto/rand)
+	rand.Read(c.secret)
 	began := time.Now()
 	c.report = Report{Version: ReportVersion, Cluster: inv.Cluster.Name, Began: began.UTC().Round(0), Hosts: make([]HostReport, len(inv.Hosts))}
 	c.sessions = make([]*session, len(inv.Hosts))

@@ -45,7 +45,7 @@ func (h *testHost) Run(ctx context.Context, c host.Command) (host.Output, error)
 			lines(r, c.Output)
 		}()
 		err := agent(ctx, c.Stdin, w)
-		w.Close() //nolint:errcheck // never fails
+		w.Close()
 		<-done
 		return host.Output{}, err
 	}

@@ -118,7 +118,7 @@ func connected(addr netip.AddrPort, ask func(fd int, ipv4 bool) error) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close() //nolint:errcheck // nothing was sent
+	defer c.Close()
 	raw, err := c.(*net.UDPConn).SyscallConn()
 	if err != nil {
 		return err
@@ -152,7 +152,7 @@ func linkMTU(addr netip.AddrPort) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("route to %s: %w", addr.Addr(), err)
 	}
-	defer c.Close() //nolint:errcheck // nothing was sent
+	defer c.Close()
 	source := c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 	link, err := linkOf(source)
 	if err != nil {
