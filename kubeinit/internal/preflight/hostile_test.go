@@ -387,6 +387,14 @@ func TestHostileAgentsCannotStallTheOthers(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err()
 		},
+		"much noise": func(ctx context.Context, _ io.Reader, out io.Writer) error {
+			for ctx.Err() == nil {
+				if _, err := fmt.Fprintln(out, "noise"); err != nil {
+					return err
+				}
+			}
+			return ctx.Err()
+		},
 		"empty answers": answer(func(request, map[string]any) {}),
 		"wrong version": answer(func(_ request, l map[string]any) { l["v"] = 2 }),
 		"other id":      answer(func(_ request, l map[string]any) { l["id"] = 12345 }),
@@ -447,6 +455,32 @@ func TestHostileAgentsCannotStallTheOthers(t *testing.T) {
 				t.Errorf("report of %d bytes", len(text))
 			}
 		})
+	}
+}
+
+func TestWarningsBesideRepliesAreBorne(t *testing.T) {
+	inv, hosts := loopback(2, 1)
+	for i := range inv.Hosts {
+		inv.Hosts[i].NodeIP = netip.AddrFrom4([4]byte{127, 83, 0, byte(i + 1)})
+	}
+	hosts["h01"].(*testHost).agent = func(ctx context.Context, in io.Reader, out io.Writer) error {
+		if _, err := fmt.Fprintln(out, "sudo: unable to resolve host h01"); err != nil {
+			return err
+		}
+		return Serve(ctx, in, out)
+	}
+	if r := mustRunAll(t, inv, hosts, testOptions(t)); r.Pair("h00", "h01").Answered == 0 {
+		t.Errorf("report %s", mustJSON(t, r))
+	}
+	hosts["h01"].(*testHost).agent = func(_ context.Context, _ io.Reader, out io.Writer) error {
+		if _, err := fmt.Fprintln(out, "sh: kubeinit: cannot execute binary file"); err != nil {
+			return err
+		}
+		return errors.New("exit status 126")
+	}
+	r := mustRunAll(t, inv, hosts, testOptions(t))
+	if got := r.Host("h01").Error; !strings.Contains(got, "exit status 126") || !strings.Contains(got, "cannot execute") {
+		t.Errorf("error %q", got)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"github.com/planetmesh/planetmesh/kubeinit/internal/host"
@@ -22,6 +23,8 @@ type session struct {
 	next    uint64
 	waiting map[uint64]chan reply
 	err     error // why the session ended, or shall end
+	noises  int
+	last    string // of the lines that are no replies
 }
 
 // startSession runs the agent on a host. It ends with ctx, or by end.
@@ -63,10 +66,16 @@ func (s *session) feed(ctx context.Context, w *io.PipeWriter) {
 	}
 }
 
-// take gets a line of the agent. Lines that are no replies end the session:
-// they come from a broken agent or from something else. Replies that nobody waits
-// for are dropped.
+// maxNoise is how many lines may come beside the replies, such as the
+// warnings of sudo.
+const maxNoise = 100
+
+// take gets a line of the agent, or of what runs it. A line that looks like a reply and
+// is none ends the session, as does too much else. Replies that nobody waits for are dropped.
 func (s *session) take(line string) {
+	if !strings.HasPrefix(line, "{") && len(line) <= maxLine && s.noise(line) {
+		return
+	}
 	r, err := parseReply([]byte(line))
 	if err != nil {
 		s.fail(fmt.Errorf("%w: %.80q", err, line))
@@ -81,6 +90,15 @@ func (s *session) take(line string) {
 	}
 }
 
+// noise keeps the last of the lines that are no replies, and is false for one too many.
+func (s *session) noise(line string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noises++
+	s.last = fmt.Sprintf("%.200s", line)
+	return s.noises <= maxNoise
+}
+
 // fail keeps the first reason.
 func (s *session) fail(err error) {
 	s.mu.Lock()
@@ -93,6 +111,9 @@ func (s *session) fail(err error) {
 func (s *session) reason() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.last != "" && s.err != nil {
+		return fmt.Errorf("%w, and its host says %q", s.err, s.last)
+	}
 	return s.err
 }
 
@@ -118,7 +139,7 @@ func (s *session) call(ctx context.Context, r request) (reply, error) {
 	case <-s.ended:
 		return reply{}, s.reason()
 	case <-ctx.Done():
-		return reply{}, errSilent
+		return reply{}, s.silent()
 	}
 	select {
 	case got := <-answer:
@@ -129,8 +150,18 @@ func (s *session) call(ctx context.Context, r request) (reply, error) {
 	case <-s.ended:
 		return reply{}, s.reason()
 	case <-ctx.Done():
-		return reply{}, errSilent
+		return reply{}, s.silent()
 	}
+}
+
+// silent is errSilent with what was said instead.
+func (s *session) silent() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last == "" {
+		return errSilent
+	}
+	return fmt.Errorf("%w, and its host says %q", errSilent, s.last)
 }
 
 var errSilent = errors.New("the agent did not answer in time")
