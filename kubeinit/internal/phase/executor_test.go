@@ -321,7 +321,7 @@ func TestFailingHostIsUndoneAlone(t *testing.T) {
 	}
 	wantFailure := []phase.Failure{{
 		Step: "join/b/join", Host: "b", Error: "files /etc/join/join: b: kubeadm join: exit status 3: two", Command: "kubeadm join", Code: 3,
-		Tail: []string{"one", "two"}, Hint: "look at the kubelet", Undone: []string{"join/b/join", "prepare/b/x"},
+		Tail: []string{"writes /etc/join/join", "one", "two"}, Hint: "look at the kubelet", Undone: []string{"join/b/join", "prepare/b/x"},
 	}}
 	if diff := cmp.Diff(wantFailure, result.Failures); diff != "" {
 		t.Errorf("failures (-want +got):\n%s", diff)

@@ -3,6 +3,7 @@ package phase
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -120,8 +121,8 @@ func newFailure(s Step, err error, lines []string) Failure {
 	f := Failure{Step: s.ID, Host: s.Host, Error: err.Error(), Tail: lines, Hint: hint(err)}
 	if exit, ran := errors.AsType[*host.ExitError](err); ran {
 		f.Command, f.Code = strings.Join(exit.Args, " "), exit.Code
-		if len(exit.Tail) > 0 {
-			f.Tail = exit.Tail
+		if n := len(exit.Tail); n > 0 && !slices.Contains(lines, exit.Tail[n-1]) {
+			f.Tail = append(slices.Clip(lines), exit.Tail...) // they were not among what the step said
 		}
 	}
 	f.Tail = f.Tail[max(0, len(f.Tail)-tailLines):]
