@@ -88,10 +88,10 @@ func (h *SSH) agentSigners(ctx context.Context) ([]ssh.Signer, func(), error) {
 	if err != nil {
 		return nil, func() {}, fmt.Errorf("the SSH agent does not answer: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // whoever reads from it hears of it
 	release := func() {
 		stop()
-		conn.Close()
+		_ = conn.Close() // nothing was written that could be lost
 	}
 	keys, err := agent.NewClient(conn).Signers()
 	if err != nil {
@@ -146,7 +146,7 @@ func (h *SSH) path(name string) string {
 
 // handshakeError explains why no connection came to be.
 func (h *SSH) handshakeError(err error) error {
-	if key, ok := errors.AsType[*HostKeyError](err); ok {
+	if key, ok := errors.AsType[*KeyError](err); ok {
 		return key
 	}
 	if strings.Contains(err.Error(), "unable to authenticate") {

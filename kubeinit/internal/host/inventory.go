@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/planetmesh/planetmesh/kubeinit/internal/inventory"
@@ -99,8 +100,8 @@ func (f *fleet) jump(name string, s inventory.SSH, depth int) (*SSH, error) {
 // close closes what was made last first: it may be reached through the others.
 func (f *fleet) close() error {
 	var errs []error
-	for i := len(f.order) - 1; i >= 0; i-- {
-		errs = append(errs, f.order[i].Close())
+	for _, m := range slices.Backward(f.order) {
+		errs = append(errs, m.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-// HostKeyError is a machine that does not prove who it is.
-type HostKeyError struct {
+// KeyError is a machine that does not prove who it is.
+type KeyError struct {
 	Address     string // as known_hosts has it: with a port if that is not 22
 	Fingerprint string // of the key that it showed, with its type
 	// Known is where another key of the same address stands, as FILE:LINE. It is
@@ -26,10 +26,10 @@ type HostKeyError struct {
 }
 
 // Changed says that another key than before was shown.
-func (e *HostKeyError) Changed() bool { return e.Known != "" }
+func (e *KeyError) Changed() bool { return e.Known != "" }
 
 // Error says what is wrong and what to type.
-func (e *HostKeyError) Error() string {
+func (e *KeyError) Error() string {
 	switch {
 	case e.Revoked:
 		return fmt.Sprintf("host key of %s is revoked (%s)", e.Address, e.Fingerprint)
@@ -84,7 +84,7 @@ func (k *hostKeys) check(address string, remote net.Addr, key ssh.PublicKey) err
 	if err == nil {
 		return nil
 	}
-	e := &HostKeyError{Address: knownhosts.Normalize(address), Fingerprint: key.Type() + " " + ssh.FingerprintSHA256(key)}
+	e := &KeyError{Address: knownhosts.Normalize(address), Fingerprint: key.Type() + " " + ssh.FingerprintSHA256(key)}
 	if _, ok := errors.AsType[*knownhosts.RevokedError](err); ok {
 		e.Revoked = true
 		return e

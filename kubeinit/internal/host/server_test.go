@@ -24,14 +24,14 @@ import (
 // server is an SSH server in this process. It runs commands with this machine's
 // shell, as sshd does: each in a session of its own.
 type server struct {
-	t        testing.TB
-	address  netip.AddrPort
-	config   *ssh.ServerConfig
-	env      []string
-	greeting string // what the start-up files of the login shell do
+	t       testing.TB
+	address netip.AddrPort
+	env     []string
 
 	mu       sync.Mutex // guards what follows
-	deaf     bool       // does not answer signs of life
+	config   ssh.ServerConfig
+	greeting string // what the start-up files of the login shell do
+	deaf     bool   // does not answer signs of life
 	conns    []net.Conn
 	sessions int // now
 	most     int // of sessions
@@ -99,7 +99,7 @@ func newSite(t testing.TB, env ...string) *site {
 		t.Fatal(err)
 	}
 	s.server = &server{t: t, address: netip.MustParseAddrPort(l.Addr().String()), env: append(os.Environ(), env...), running: map[int]*os.Process{}}
-	s.server.config = &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+	s.server.config = ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 		if string(key.Marshal()) == string(client.PublicKey().Marshal()) {
 			return nil, nil
 		}
@@ -148,10 +148,11 @@ func (s *server) drop() {
 	s.conns = nil
 }
 
-func (s *server) setDeaf(deaf bool) {
+// locked changes or reads what s.mu guards.
+func (s *server) locked(do func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.deaf = deaf
+	do()
 }
 
 func (s *server) serve(l net.Listener, wg *sync.WaitGroup) {
@@ -169,7 +170,10 @@ func (s *server) serve(l net.Listener, wg *sync.WaitGroup) {
 
 func (s *server) connection(conn net.Conn, wg *sync.WaitGroup) {
 	defer conn.Close()
-	_, channels, requests, err := ssh.NewServerConn(conn, s.config)
+	s.mu.Lock()
+	config := s.config
+	s.mu.Unlock()
+	_, channels, requests, err := ssh.NewServerConn(conn, &config)
 	if err != nil {
 		return
 	}
@@ -236,7 +240,10 @@ func (s *server) session(c ssh.NewChannel) {
 }
 
 func (s *server) exec(channel ssh.Channel, command string) {
-	cmd := exec.Command("sh", "-c", s.greeting+command)
+	s.mu.Lock()
+	greeting := s.greeting
+	s.mu.Unlock()
+	cmd := exec.Command("sh", "-c", greeting+command)
 	cmd.Env = s.env
 	cmd.Dir = os.TempDir()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

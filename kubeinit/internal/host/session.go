@@ -56,7 +56,7 @@ func (h *SSH) session(ctx context.Context) (*ssh.Session, <-chan struct{}, error
 		if try > 0 {
 			return nil, nil, h.errorf("%w: %w", ErrLost, err)
 		}
-		client.Close()
+		_ = client.Close() // it is broken already
 		<-gone
 	}
 }
@@ -78,7 +78,7 @@ func newSession(ctx context.Context, client *ssh.Client) (*ssh.Session, error) {
 	case <-ctx.Done():
 		go func() { // ends as the one before
 			if o := <-done; o.err == nil {
-				o.session.Close()
+				_ = o.session.Close() // nobody waits for it
 			}
 		}()
 		return nil, context.Cause(ctx)
@@ -113,10 +113,13 @@ func (r *run) to(ctx context.Context, session *ssh.Session, line string) (Output
 		return Output{}, r.h.errorf("%w: %w", ErrLost, err)
 	}
 	go r.feed(stdin) // ends with c.Stdin, or with the session at the next write
-	ended := make(chan error, 1)
-	go func() { ended <- session.Wait() }() // ends with the session
+	ended := make(chan struct{})
+	go func() { // ends with the session
+		err = session.Wait()
+		close(ended)
+	}()
 	select {
-	case err = <-ended:
+	case <-ended:
 	case <-ctx.Done():
 		r.kill(session, ended)
 		out, _ := r.collect()
@@ -198,7 +201,7 @@ func (h *SSH) notBegun(said string) error {
 // kill ends the command on the host. Closing the session would not: a server
 // only closes the command's input and output then. SSH has a request for
 // signals, which a server may refuse, and which would not reach what sudo runs.
-func (r *run) kill(session *ssh.Session, ended <-chan error) {
+func (r *run) kill(session *ssh.Session, ended <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 	defer cancel()
 	defer session.Close()

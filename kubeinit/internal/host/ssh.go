@@ -94,7 +94,7 @@ func (h *SSH) errorf(format string, args ...any) error {
 
 // Connect connects, if there is no connection. Other methods do so themselves;
 // Connect tells whether the machine can be reached. The error can be a
-// *HostKeyError.
+// *KeyError.
 func (h *SSH) Connect(ctx context.Context) error {
 	_, _, err := h.connected(ctx)
 	return err
@@ -125,7 +125,7 @@ func (h *SSH) connected(ctx context.Context) (*ssh.Client, <-chan struct{}, erro
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
-		client.Close()
+		_ = client.Close() // nobody has used it
 		return nil, nil, h.errorf("%w", net.ErrClosed)
 	}
 	h.client, h.gone = client, fresh
@@ -150,14 +150,14 @@ func (h *SSH) dial(ctx context.Context) (*ssh.Client, error) {
 	if err != nil {
 		return nil, h.errorf("connect to %s: %w", h.address(), because(ctx, err))
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() }) // the handshake knows no context
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // the handshake knows no context
 	c, chans, requests, err := ssh.NewClientConn(conn, h.address(), config)
 	if !stop() && err == nil {
-		c.Close()
+		_ = c.Close() // nobody has used it
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		conn.Close()
+		_ = conn.Close() // it may be closed already
 		return nil, fmt.Errorf("%s: %w", h.config.Name, h.handshakeError(because(ctx, err)))
 	}
 	return ssh.NewClient(c, chans, requests), nil
@@ -201,7 +201,7 @@ func (h *SSH) keepAlive(client *ssh.Client, gone <-chan struct{}) {
 		case <-tick.C:
 			if waiting {
 				if missed++; missed >= missedAlive {
-					client.Close()
+					_ = client.Close() // whoever uses it hears of it
 					return
 				}
 				continue

@@ -2,13 +2,15 @@ package host
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -32,7 +34,7 @@ func TestUnknownHostKeyIsRefusedWithTheCure(t *testing.T) {
 	c := s.config()
 	c.KnownHosts = filepath.Join(s.dir, "none")
 	err := open(t, c).Connect(t.Context())
-	key, ok := errors.AsType[*HostKeyError](err)
+	key, ok := errors.AsType[*KeyError](err)
 	if !ok || key.Changed() {
 		t.Fatalf("error %v, want an unknown host key", err)
 	}
@@ -48,7 +50,7 @@ func TestChangedHostKeyIsRefusedWithTheCure(t *testing.T) {
 	other, _ := newKey(t)
 	mustWrite(t, s.knownHosts, "# comment\n"+knownhosts.Line([]string{s.server.address.String()}, other.PublicKey())+"\n", 0o600)
 	err := open(t, s.config()).Connect(t.Context())
-	key, ok := errors.AsType[*HostKeyError](err)
+	key, ok := errors.AsType[*KeyError](err)
 	if !ok || !key.Changed() || key.Known != s.knownHosts+":2" {
 		t.Fatalf("error %v, want a changed host key", err)
 	}
@@ -64,7 +66,7 @@ func TestRevokedHostKeyIsRefused(t *testing.T) {
 	line := knownhosts.Line([]string{s.server.address.String()}, s.hostKey.PublicKey())
 	mustWrite(t, s.knownHosts, line+"\n@revoked "+line+"\n", 0o600)
 	err := open(t, s.config()).Connect(t.Context())
-	if key, ok := errors.AsType[*HostKeyError](err); !ok || !key.Revoked {
+	if key, ok := errors.AsType[*KeyError](err); !ok || !key.Revoked {
 		t.Errorf("error %v, want a revoked host key", err)
 	}
 }
@@ -72,20 +74,16 @@ func TestRevokedHostKeyIsRefused(t *testing.T) {
 // The server has two keys, and would show the one that is not known.
 func TestKnownKeyIsAskedFor(t *testing.T) {
 	s := newSite(t)
-	b, err := exec.Command("ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", filepath.Join(s.dir, "ecdsa")).CombinedOutput()
-	if err != nil {
-		t.Fatalf("ssh-keygen: %v: %s", err, b)
-	}
-	pem, err := os.ReadFile(filepath.Join(s.dir, "ecdsa"))
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ecdsa, err := ssh.ParsePrivateKey(pem)
+	second, err := ssh.NewSignerFromKey(private)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.server.config.AddHostKey(ecdsa)
-	for _, key := range []ssh.Signer{s.hostKey, ecdsa} {
+	s.server.locked(func() { s.server.config.AddHostKey(second) })
+	for _, key := range []ssh.Signer{s.hostKey, second} {
 		mustWrite(t, s.knownHosts, knownhosts.Line([]string{s.server.address.String()}, key.PublicKey())+"\n", 0o600)
 		if err := open(t, s.config()).Connect(t.Context()); err != nil {
 			t.Errorf("with only the %s key known: %v", key.PublicKey().Type(), err)
@@ -104,7 +102,7 @@ func TestHostCertificateOfAKnownAuthorityIsTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.server.config.AddHostKey(signer)
+	s.server.locked(func() { s.server.config.AddHostKey(signer) })
 	mustWrite(t, s.knownHosts, "@cert-authority "+knownhosts.Line([]string{s.server.address.String()}, authority.PublicKey())+"\n", 0o600)
 	if err := open(t, s.config()).Connect(t.Context()); err != nil {
 		t.Error(err)
@@ -250,8 +248,12 @@ func TestJumpHostsAreChained(t *testing.T) {
 	if out, err := h.Run(t.Context(), Command{Args: []string{"echo", "through"}}); err != nil || out.Stdout != "through\n" {
 		t.Fatalf("%q, %v", out.Stdout, err)
 	}
-	if len(a.server.commands) > 0 || len(b.server.commands) > 0 {
-		t.Error("commands ran on a jump host")
+	for _, jump := range []*site{a, b} {
+		jump.server.locked(func() {
+			if len(jump.server.commands) > 0 {
+				t.Error("commands ran on a jump host")
+			}
+		})
 	}
 
 	// One link of the chain breaks; the next call makes it anew.
@@ -310,7 +312,7 @@ hosts:
 		}
 	}
 	_, err = hosts["n2"].Run(t.Context(), Command{Args: []string{"true"}}) // the key of "localhost" is not known
-	if key, ok := errors.AsType[*HostKeyError](err); !ok || !strings.Contains(key.Address, "localhost") {
+	if key, ok := errors.AsType[*KeyError](err); !ok || !strings.Contains(key.Address, "localhost") {
 		t.Errorf("n2: %v, want the last link's host key unknown", err)
 	}
 	if err := closeAll(); err != nil {
@@ -324,7 +326,7 @@ hosts:
 func TestStartUpFilesDoNotDisturb(t *testing.T) {
 	s := newSite(t)
 	h := open(t, s.config())
-	s.server.greeting = "echo hello; echo 'careful!' >&2; printf 'no line end'; "
+	s.server.locked(func() { s.server.greeting = "echo hello; echo 'careful!' >&2; printf 'no line end'; " })
 	name := t.TempDir() + "/f"
 	if err := h.WriteFile(t.Context(), name, []byte("text"), 0o600); err != nil {
 		t.Fatal(err)
@@ -340,7 +342,7 @@ func TestStartUpFilesDoNotDisturb(t *testing.T) {
 
 func TestLoginShellThatRunsNothingIsExplained(t *testing.T) {
 	s := newSite(t)
-	s.server.greeting = "echo 'This account is currently not available.'; exit 1; "
+	s.server.locked(func() { s.server.greeting = "echo 'This account is currently not available.'; exit 1; " })
 	_, err := open(t, s.config()).Run(t.Context(), Command{Args: []string{"true"}})
 	if want := "h1: the login shell of user root runs no commands: This account is currently not available."; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
@@ -425,6 +427,8 @@ func TestAtMostEightSessionsAtATime(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
 	if s.server.most > 8 || len(s.server.commands) != 40 {
 		t.Errorf("%d sessions at a time for %d commands, want at most 8 for 40", s.server.most, len(s.server.commands))
 	}
@@ -514,11 +518,11 @@ func TestServerWithoutSignsOfLifeIsLost(t *testing.T) {
 	if err := h.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.server.setDeaf(true)
+	s.server.locked(func() { s.server.deaf = true })
 	if _, err := h.Run(t.Context(), Command{Args: []string{"sleep", "300"}}); !errors.Is(err, ErrLost) {
 		t.Errorf("error %v, want ErrLost", err)
 	}
-	s.server.setDeaf(false)
+	s.server.locked(func() { s.server.deaf = false })
 	c.KeepAlive = 0
 	if _, err := open(t, c).Run(t.Context(), Command{Args: []string{"true"}}); err != nil {
 		t.Error(err)
@@ -558,6 +562,8 @@ func TestSecretOfStandardInputIsInNoArgument(t *testing.T) {
 	if err := h.WriteFile(t.Context(), t.TempDir()+"/f", []byte(secret), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
 	for _, c := range s.server.commands {
 		if strings.Contains(c, secret) {
 			t.Errorf("command %q has the secret", c)
@@ -580,11 +586,13 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 		_, _ = h.Run(ctx, Command{Args: []string{"sh", "-c", waitScript}, Output: func(string) { cancel() }})
 	})
 	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
 	for runtime.NumGoroutine() > before {
 		if time.Now().After(deadline) {
 			buf := make([]byte, 1<<16)
 			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
 		}
-		runtime.Gosched()
+		<-tick.C
 	}
 }

@@ -51,8 +51,8 @@ func newUnitSite(t *testing.T) *unitSite {
 	return &unitSite{site: s, h: open(t, s.config()), dir: t.TempDir() + "/units", log: log}
 }
 
-func (s *unitSite) run(h Host, name string, c Command) *unitRun {
-	return &unitRun{h: h, name: name, dir: s.dir, c: c, pause: 20 * time.Millisecond}
+func (s *unitSite) run(h Host, c Command) *unitRun {
+	return &unitRun{h: h, name: "job", dir: s.dir, c: c, pause: 20 * time.Millisecond}
 }
 
 func (s *unitSite) started(t *testing.T) int {
@@ -71,7 +71,7 @@ func TestUnitRunsToItsEnd(t *testing.T) {
 		Args: []string{"sh", "-c", `echo "out $V $1"; cat; echo err >&2; [ ! -e "$0" ]`, s.dir + "/job.in", `$HOME 'x' %n`}, Env: []string{"V=$a b"},
 		Stdin: strings.NewReader("secret\n"), Output: func(line string) { lines = append(lines, line) },
 	}
-	out, err := s.run(s.h, "job", c).run(t.Context())
+	out, err := s.run(s.h, c).run(t.Context())
 	if want := "out $a b $HOME 'x' %n\nsecret\nerr\n"; err != nil || out.Stdout != want {
 		t.Fatalf("output %q, %v; want %q", out.Stdout, err, want)
 	}
@@ -104,7 +104,7 @@ func TestUnitsFilesAreRootsAlone(t *testing.T) {
 		}
 		cancel()
 	}}
-	if _, err := s.run(s.h, "job", c).run(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := s.run(s.h, c).run(ctx); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error %v, want context.Canceled", err)
 	}
 	for _, ext := range []string{"out", "sh"} {
@@ -112,7 +112,7 @@ func TestUnitsFilesAreRootsAlone(t *testing.T) {
 			t.Errorf("job.%s: %v, %v; want mode 0600", ext, info.Mode(), err)
 		}
 	}
-	if err := s.run(s.h, "job", c).stop(t.Context()); err != nil {
+	if err := s.run(s.h, c).stop(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if left, err := os.ReadDir(s.dir); err != nil || len(left) > 0 {
@@ -123,16 +123,16 @@ func TestUnitsFilesAreRootsAlone(t *testing.T) {
 func TestUnitKeepsItsExitStatus(t *testing.T) {
 	s := newUnitSite(t)
 	c := Command{Args: []string{"sh", "-c", "echo why; exit 9"}}
-	out, err := s.run(s.h, "job", c).run(t.Context())
+	out, err := s.run(s.h, c).run(t.Context())
 	exit, ok := errors.AsType[*ExitError](err)
 	if !ok || exit.Code != 9 || strings.Join(exit.Tail, "|") != "why" || out.Stdout != "why\n" {
 		t.Fatalf("output %q, error %v; want exit status 9", out.Stdout, err)
 	}
-	if _, err := s.run(s.h, "job", c).run(t.Context()); err == nil || s.started(t) != 2 {
+	if _, err := s.run(s.h, c).run(t.Context()); err == nil || s.started(t) != 2 {
 		t.Errorf("error %v, started %d times; want a second run", err, s.started(t))
 	}
 	c.Secret = true
-	_, err = s.run(s.h, "job", c).run(t.Context())
+	_, err = s.run(s.h, c).run(t.Context())
 	if exit, ok := errors.AsType[*ExitError](err); !ok || len(exit.Tail) > 0 {
 		t.Errorf("secret output in error %v", err)
 	}
@@ -146,11 +146,11 @@ func TestRunningUnitIsFollowedAgain(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	first := c
 	first.Output = func(string) { cancel() }
-	if _, err := s.run(s.h, "job", first).run(ctx); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "goes on without us") {
+	if _, err := s.run(s.h, first).run(ctx); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "goes on without us") {
 		t.Fatalf("error %v, want that the unit goes on", err)
 	}
 	other := Command{Args: []string{"echo", "something else"}}
-	if _, err := s.run(s.h, "job", other).run(t.Context()); !errors.Is(err, ErrUnitBusy) {
+	if _, err := s.run(s.h, other).run(t.Context()); !errors.Is(err, ErrUnitBusy) {
 		t.Errorf("another command under this name: %v, want ErrUnitBusy", err)
 	}
 	second := c
@@ -159,7 +159,7 @@ func TestRunningUnitIsFollowedAgain(t *testing.T) {
 			mustWrite(t, gate, "", 0o600)
 		}
 	}
-	out, err := s.run(open(t, s.config()), "job", second).run(t.Context())
+	out, err := s.run(open(t, s.config()), second).run(t.Context())
 	if err != nil || out.Stdout != "one\ntwo\n" {
 		t.Errorf("output %q, %v; want all of it", out.Stdout, err)
 	}
@@ -172,7 +172,7 @@ func TestUnseenSuccessIsGivenOnceAndUnseenFailureIsRunAgain(t *testing.T) {
 	for status, want := range map[string]int{"0": 1, "1": 2} {
 		s := newUnitSite(t)
 		c := Command{Args: []string{"sh", "-c", "echo begun; echo done; exit " + status}}
-		u := s.run(s.h, "job", c)
+		u := s.run(s.h, c)
 		if err := u.start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -183,14 +183,14 @@ func TestUnseenSuccessIsGivenOnceAndUnseenFailureIsRunAgain(t *testing.T) {
 				break
 			}
 		}
-		out, err := s.run(s.h, "job", c).run(t.Context())
+		out, err := s.run(s.h, c).run(t.Context())
 		if (err == nil) != (status == "0") || out.Stdout != "begun\ndone\n" {
 			t.Errorf("status %s: output %q, %v", status, out.Stdout, err)
 		}
 		if n := s.started(t); n != want {
 			t.Errorf("status %s: started %d times, want %d", status, n, want)
 		}
-		if _, err := s.run(s.h, "job", c).run(t.Context()); (err == nil) != (status == "0") || s.started(t) != want+1 {
+		if _, err := s.run(s.h, c).run(t.Context()); (err == nil) != (status == "0") || s.started(t) != want+1 {
 			t.Errorf("status %s: %v, started %d times; want a new run after the result was given", status, err, s.started(t))
 		}
 	}
@@ -199,7 +199,7 @@ func TestUnseenSuccessIsGivenOnceAndUnseenFailureIsRunAgain(t *testing.T) {
 func TestUnitThatIsKilledHasNoStatus(t *testing.T) {
 	s := newUnitSite(t)
 	c := Command{Args: []string{"sh", "-c", `echo begun; kill -s KILL "$PPID"; exec sleep 0`}}
-	_, err := s.run(s.h, "job", c).run(t.Context())
+	_, err := s.run(s.h, c).run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "ended from outside") {
 		t.Errorf("error %v, want that it was ended from outside", err)
 	}
@@ -208,7 +208,7 @@ func TestUnitThatIsKilledHasNoStatus(t *testing.T) {
 func TestUnitThatCannotStartLeavesNoSecret(t *testing.T) {
 	s := newUnitSite(t)
 	mustWrite(t, filepath.Join(s.log, "kubeinit-job.broken"), "", 0o600)
-	_, err := s.run(s.h, "job", Command{Args: []string{"cat"}, Stdin: strings.NewReader("secret")}).run(t.Context())
+	_, err := s.run(s.h, Command{Args: []string{"cat"}, Stdin: strings.NewReader("secret")}).run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "Failed to connect to bus") {
 		t.Errorf("error %v, want systemd's", err)
 	}
@@ -220,7 +220,7 @@ func TestUnitThatCannotStartLeavesNoSecret(t *testing.T) {
 func TestUnitIsFollowedOverBrokenConnections(t *testing.T) {
 	s := newUnitSite(t)
 	c := Command{Args: []string{"sh", "-c", "for i in 1 2 3 4 5 6; do echo $i; sleep 0.1; done"}, Output: func(string) { s.server.drop() }}
-	out, err := s.run(s.h, "job", c).run(t.Context())
+	out, err := s.run(s.h, c).run(t.Context())
 	if err != nil || out.Stdout != "1\n2\n3\n4\n5\n6\n" {
 		t.Errorf("output %q, %v", out.Stdout, err)
 	}
@@ -229,7 +229,7 @@ func TestUnitIsFollowedOverBrokenConnections(t *testing.T) {
 func TestUnitsOutputIsFetchedInChunks(t *testing.T) {
 	s := newUnitSite(t)
 	c := Command{Args: []string{"sh", "-c", "head -c 900000 /dev/zero | tr '\\0' x"}}
-	out, err := s.run(s.h, "job", c).run(t.Context())
+	out, err := s.run(s.h, c).run(t.Context())
 	if err != nil || out.Stdout != strings.Repeat("x", 900000) {
 		t.Errorf("%d bytes, %v; want 900000", len(out.Stdout), err)
 	}

@@ -154,12 +154,12 @@ func TestAllFaultsOfAFileAreReportedInOrder(t *testing.T) {
 }
 
 // variant replaces one piece of small.
-func variant(t testing.TB, old, new string) string {
+func variant(t testing.TB, old, other string) string {
 	t.Helper()
 	if !strings.Contains(small, old) {
 		t.Fatalf("the inventory has no %q", old)
 	}
-	return strings.Replace(small, old, new, 1)
+	return strings.Replace(small, old, other, 1)
 }
 
 // three is an inventory with control planes in three sites; %s of a site's

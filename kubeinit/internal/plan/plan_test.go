@@ -88,9 +88,9 @@ func worse(verdicts []Verdict) string {
 	return b.String()
 }
 
-func mustDecide(t testing.TB, inv *inventory.Inventory, o Observed, earlier *Decisions, opt Options) Decisions {
+func mustDecide(t testing.TB, inv *inventory.Inventory, o Observed, earlier *Decisions) Decisions {
 	t.Helper()
-	d, verdicts := Decide(inv, o, earlier, opt)
+	d, verdicts := Decide(inv, o, earlier, Options{})
 	if w := worse(verdicts); w != "" {
 		t.Fatalf("verdicts:\n%s", w)
 	}
@@ -107,7 +107,7 @@ func prefixes(pairs ...string) map[string]netip.Prefix {
 
 func TestReferenceDeploymentIsDecided(t *testing.T) {
 	inv := reference(t)
-	got := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil, Options{})
+	got := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil)
 	region := func(zone string, more ...string) map[string]string {
 		m := map[string]string{"topology.kubernetes.io/region": "planet", "topology.kubernetes.io/zone": zone}
 		for i := 0; i < len(more); i += 2 {
@@ -170,7 +170,7 @@ func TestMeasurementDecidesTimersFirstHostAndMTU(t *testing.T) {
 
 func TestEarlierDecisionsStayWhenTheInventoryGrows(t *testing.T) {
 	inv := three(t)
-	old := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil, Options{})
+	old := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil)
 	before, err := old.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +190,7 @@ hosts:
 - {name: m1, site: a, nodeIP: 192.168.10.101, roles: [control-plane]}
 `
 	grown := mustParse(t, text)
-	got := mustDecide(t, grown, measured(grown, 45*ms, 1420), &old, Options{})
+	got := mustDecide(t, grown, measured(grown, 45*ms, 1420), &old)
 	wantBlocks := prefixes("a", "10.128.0.0/18", "b", "10.128.64.0/18", "c", "10.128.128.0/18", "z", "10.128.192.0/18")
 	if diff := cmp.Diff(wantBlocks, got.PodBlocks, equal); diff != "" {
 		t.Errorf("blocks (-want +got):\n%s", diff)
@@ -208,7 +208,7 @@ hosts:
 	}
 	got.Forget("n1", grown)
 	later := mustParse(t, text+"- {name: n9, site: a, nodeIP: 192.168.10.9, roles: [worker]}\n")
-	last := mustDecide(t, later, measured(later, 45*ms, 1420), &got, Options{})
+	last := mustDecide(t, later, measured(later, 45*ms, 1420), &got)
 	if r := last.NodeRanges["n9"]; r != netip.MustParsePrefix("10.128.1.0/24") {
 		t.Errorf("range %s for n9, want the one that was forgotten", r)
 	}
@@ -216,9 +216,9 @@ hosts:
 
 func TestSecondDecisionIsTheFirst(t *testing.T) {
 	for _, inv := range []*inventory.Inventory{reference(t), three(t)} {
-		first := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil, Options{})
+		first := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil)
 		for name, o := range map[string]Observed{"measured again": measured(inv, 44*ms, 1420), "not measured": {}} {
-			if diff := cmp.Diff(first, mustDecide(t, inv, o, &first, Options{}), equal); diff != "" {
+			if diff := cmp.Diff(first, mustDecide(t, inv, o, &first), equal); diff != "" {
 				t.Errorf("%s (-first +second):\n%s", name, diff)
 			}
 		}
@@ -227,7 +227,7 @@ func TestSecondDecisionIsTheFirst(t *testing.T) {
 
 func TestMeasurementThatLeftTheToleranceIsAWarning(t *testing.T) {
 	inv := three(t)
-	old := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil, Options{})
+	old := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil)
 	slow := measured(inv, 150*ms, 1400)
 	d, verdicts := Decide(inv, slow, &old, Options{})
 	if d.EtcdHeartbeat != old.EtcdHeartbeat || d.MTU != 1420 || d.First != old.First {
@@ -254,7 +254,7 @@ func TestSlowNewControlPlaneIsRefused(t *testing.T) {
 sites: [{name: a, prefixes: [192.168.10.0/24], mesh: none}, {name: b, prefixes: [192.168.20.0/24], mesh: none}, {name: c, prefixes: [192.168.30.0/24], mesh: none}]
 hosts: [{name: m1, site: a, nodeIP: 192.168.10.101, roles: [control-plane]}]
 `)
-	old := mustDecide(t, inv, measured(inv, 0, 0), nil, Options{})
+	old := mustDecide(t, inv, measured(inv, 0, 0), nil)
 	grown := three(t)
 	_, verdicts := Decide(grown, measured(grown, 150*ms, 1500), &old, Options{})
 	if !strings.HasPrefix(worse(verdicts), "refuse: the round trip between") {
@@ -268,7 +268,7 @@ hosts: [{name: m1, site: a, nodeIP: 192.168.10.101, roles: [control-plane]}]
 
 func TestWhatClustersCannotChangeIsRefused(t *testing.T) {
 	base := three(t)
-	old := mustDecide(t, base, measured(base, 40*ms, 1420), nil, Options{})
+	old := mustDecide(t, base, measured(base, 40*ms, 1420), nil)
 	tests := []struct {
 		name   string
 		change func(*inventory.Inventory)
@@ -307,12 +307,12 @@ func TestWhatClustersCannotChangeIsRefused(t *testing.T) {
 func TestBlockMayGrowAroundItsRanges(t *testing.T) {
 	inv := three(t)
 	inv.Sites[2].PodBlock = netip.MustParsePrefix("10.131.0.0/24")
-	old := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil, Options{})
+	old := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil)
 	if old.NodeRanges["m3"] != inv.Sites[2].PodBlock {
 		t.Fatalf("ranges %v", old.NodeRanges)
 	}
 	inv.Sites[2].PodBlock = netip.MustParsePrefix("10.131.0.0/20")
-	d := mustDecide(t, inv, measured(inv, 40*ms, 1420), &old, Options{})
+	d := mustDecide(t, inv, measured(inv, 40*ms, 1420), &old)
 	if d.PodBlocks["c"] != inv.Sites[2].PodBlock || d.NodeRanges["m3"] != old.NodeRanges["m3"] {
 		t.Errorf("blocks %v, ranges %v", d.PodBlocks, d.NodeRanges)
 	}
@@ -355,7 +355,7 @@ func TestIPv6IsDivided(t *testing.T) {
 sites: [{name: a, prefixes: ["2001:db8:a::/64"]}]
 hosts: [{name: m1, site: a, nodeIP: "2001:db8:a::1", roles: [control-plane]}, {name: n1, site: a, nodeIP: "2001:db8:a::2", roles: [worker]}]
 `)
-	d := mustDecide(t, inv, measured(inv, ms, 1420), nil, Options{})
+	d := mustDecide(t, inv, measured(inv, ms, 1420), nil)
 	if diff := cmp.Diff(prefixes("m1", "fd00:10::/64", "n1", "fd00:10:0:1::/64"), d.NodeRanges, equal); diff != "" || d.DNSService.String() != "fd00:96::a" {
 		t.Errorf("DNS %s, ranges (-want +got):\n%s", d.DNSService, diff)
 	}
@@ -402,7 +402,7 @@ func TestVersionsThatDoNotFitAreRefused(t *testing.T) {
 	inv.Cluster.Source = inventory.SourceAPT
 	o := measured(inv, 40*ms, 1420)
 	o.Offered = "1.37.5"
-	if d := mustDecide(t, inv, o, nil, Options{}); d.Versions.Kubernetes != "1.37.5" {
+	if d := mustDecide(t, inv, o, nil); d.Versions.Kubernetes != "1.37.5" {
 		t.Errorf("version %s, want the one that is offered", d.Versions.Kubernetes)
 	}
 	o.Offered = "1.36.1"
@@ -425,7 +425,7 @@ func TestMTUIsNotGuessed(t *testing.T) {
 		t.Errorf("MTU %d, verdicts %q", d.MTU, worse(verdicts))
 	}
 	one := mustParse(t, "cluster: {name: one}\nsites: [{name: a, prefixes: [192.168.10.0/24]}]\nhosts: [{name: m1, site: a, nodeIP: 192.168.10.101, roles: [control-plane, worker]}]\n")
-	if d := mustDecide(t, one, measured(one, 0, 0), nil, Options{}); d.MTU != 1500 || d.RTT != 0 {
+	if d := mustDecide(t, one, measured(one, 0, 0), nil); d.MTU != 1500 || d.RTT != 0 {
 		t.Errorf("one node: MTU %d, round trip %s", d.MTU, d.RTT)
 	}
 }
@@ -444,7 +444,7 @@ func TestHashKnowsWhatCounts(t *testing.T) {
 
 func TestDecisionsComeBackAsTheyWere(t *testing.T) {
 	inv := reference(t)
-	d := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil, Options{})
+	d := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil)
 	b, err := d.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -464,7 +464,7 @@ func TestDecisionsComeBackAsTheyWere(t *testing.T) {
 
 func TestDamagedDecisionsAreRefused(t *testing.T) {
 	inv := three(t)
-	d := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil, Options{})
+	d := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil)
 	b, err := d.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -495,7 +495,7 @@ func TestDamagedDecisionsAreRefused(t *testing.T) {
 
 func newFile(t testing.TB) *File {
 	inv := three(t)
-	d := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil, Options{})
+	d := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil)
 	return NewFile(d, []Step{
 		{ID: "prepare/m1/hosts", Changes: []Change{{What: "file /etc/hosts", To: "127.0.0.1 api.lab"}}},
 		{ID: "prepare/m1/sysctl"},
@@ -618,12 +618,12 @@ func FuzzDecode(f *testing.F) {
 func TestGrowthNeverMovesAnybody(t *testing.T) {
 	var more []string
 	inv := three(t)
-	d := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil, Options{})
+	d := mustDecide(t, inv, measured(inv, 40*ms, 1420), nil)
 	for i := range 60 {
 		more = append(more, fmt.Sprintf("- {name: w%d, site: %c, nodeIP: 192.168.%d.%d, roles: [worker]}\n", i, 'a'+i%3, 10*(i%3+1), 110+i))
 		slices.Reverse(more)
 		inv = three(t, more...)
-		next := mustDecide(t, inv, Observed{}, &d, Options{})
+		next := mustDecide(t, inv, Observed{}, &d)
 		for name, r := range d.NodeRanges {
 			if next.NodeRanges[name] != r {
 				t.Fatalf("%s moved from %s to %s", name, r, next.NodeRanges[name])
