@@ -210,9 +210,9 @@ func parseStatus(text string, parent int) (pid, near int, ok bool) {
 		return 0, 0, false
 	}
 	pid, err := strconv.Atoi(numbers[0])
-	if err != nil {
+	near, nearErr := strconv.Atoi(numbers[len(numbers)-2])
+	if err != nil || nearErr != nil {
 		return 0, 0, false
 	}
-	near, err = strconv.Atoi(numbers[len(numbers)-2])
-	return pid, near, err == nil
+	return pid, near, true
 }

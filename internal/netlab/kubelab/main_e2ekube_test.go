@@ -3,6 +3,9 @@
 package kubelab_test
 
 import (
+	"context"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +13,21 @@ import (
 
 	"github.com/planetmesh/planetmesh/internal/netlab/kubelab"
 )
+
+// childVariable makes this program start a world, say so, and wait for its death.
+const childVariable = "KUBELAB_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childVariable) == "" {
+		os.Exit(m.Run())
+	}
+	if _, err := kubelab.Start(context.Background(), kubelab.Options{Hosts: []string{"master01"}}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println("started")
+	io.Copy(io.Discard, os.Stdin) //nolint:errcheck // waits
+}
 
 // newWorld starts a world that must leave nothing behind. What it was like is kept in a folder if the test fails.
 func newWorld(t *testing.T, o kubelab.Options) *kubelab.World {

@@ -46,7 +46,20 @@ var releases = []release{
 		programs: map[string][]program{
 			"kubernetes134": append(slices.Clone(kubernetes), program{"etcd", "go.etcd.io/etcd/server/v3"}),
 			"etcdctl36":     {{"etcdctl", "go.etcd.io/etcd/etcdctl/v3"}},
-			"coredns":       {{"coredns", "."}},
+			"coredns112":    {{"coredns", "."}},
+		},
+	},
+	{
+		minor: "1.37", version: "v1.37.2", containerd: 2,
+		programs: map[string][]program{
+			"kubernetes137": kubernetes,
+			"etcd37":        {{"etcd", "go.etcd.io/etcd/server/v3"}, {"etcdctl", "go.etcd.io/etcd/etcdctl/v3"}},
+			"coredns114":    {{"coredns", "."}},
+			"containerd23": {
+				{"containerd", "github.com/containerd/containerd/v2/cmd/containerd"},
+				{"containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"},
+				{"ctr", "github.com/containerd/containerd/v2/cmd/ctr"},
+			},
 		},
 	},
 }
