@@ -66,9 +66,9 @@ func NewFake(name string) *Fake {
 	return f
 }
 
-// On scripts commands whose arguments, joined by spaces, match pattern as
-// path.Match has it, but with "*" for anything. The script that was added last
-// wins. It must end when its context does.
+// On scripts commands whose arguments, joined by spaces, are pattern, in which
+// "*" stands for anything. The script that was added last wins. It must end when
+// its context does.
 func (f *Fake) On(pattern string, script func(context.Context, Call) Result) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

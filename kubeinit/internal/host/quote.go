@@ -62,8 +62,9 @@ func (c Command) check() error {
 // group has to be ended to end it. What came before, such as greetings of the
 // user's start-up files, is not the command's.
 const preamble = `read -r _ _ _ _ g _ </proc/$$/stat
-printf '%s %s\n' "$0" "${g:-$$}"
-printf '%s %s\n' "$0" "${g:-$$}" >&2
+printf '%s %s\n' "$1" "${g:-$$}"
+printf '%s %s\n' "$1" "${g:-$$}" >&2
+shift
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 export PATH LC_ALL
 `
@@ -81,7 +82,7 @@ func (c Command) line(mark string, sudo bool) (string, error) {
 		b.WriteString("export " + key + "=" + Quote(value) + "\n")
 	}
 	b.WriteString(`exec "$@"`)
-	words := append([]string{"sh", "-c", b.String(), mark}, c.Args...)
+	words := append([]string{"sh", "-c", b.String(), "sh", mark}, c.Args...)
 	if sudo {
 		words = append([]string{"sudo", "-n", "--"}, words...)
 	}

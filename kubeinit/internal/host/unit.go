@@ -104,7 +104,7 @@ printf '%s %s\n' "$a" "$s"
 
 	startScript = `umask 077
 : >"$1.out"
-exec systemd-run --quiet --collect --unit="$2" --description="kubeinit: $2" /bin/sh "$1.sh"`
+exec systemd-run --quiet --collect --unit="$2.service" --description="kubeinit $2" /bin/sh "$1.sh"`
 
 	stopScript = `systemctl stop "$2.service" 2>/dev/null
 [ "$(systemctl show --property=ActiveState --value "$2.service")" != active ] || exit 1

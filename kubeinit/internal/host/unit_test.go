@@ -15,7 +15,7 @@ import (
 // in a session of its own, notes its process, and knows as active what lives.
 // Commands end up in $DIR/log.
 const fakeSystemdRun = `echo "systemd-run $*" >>"$DIR/log"
-for a; do case $a in --unit=*) unit=${a#--unit=};; esac; done
+for a; do case $a in --unit=*) unit=${a#--unit=}; unit=${unit%.service};; esac; done
 [ ! -e "$DIR/$unit.broken" ] || { echo "Failed to connect to bus" >&2; exit 1; }
 while [ "${1#-}" != "$1" ]; do shift; done
 setsid "$@" >/dev/null 2>&1 </dev/null &
@@ -86,7 +86,7 @@ func TestUnitRunsToItsEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := string(log); strings.Contains(got, "secret") || !strings.Contains(got, "--unit=kubeinit-job") || !strings.HasSuffix(got, "/bin/sh "+s.dir+"/job.sh\n") {
+	if got := string(log); strings.Contains(got, "secret") || !strings.Contains(got, "--unit=kubeinit-job.service --description=kubeinit kubeinit-job /bin/sh ") || !strings.HasSuffix(got, "/bin/sh "+s.dir+"/job.sh\n") {
 		t.Errorf("systemd-run got %q", got)
 	}
 	if info, err := os.Stat(s.dir); err != nil || info.Mode().Perm() != 0o700 {
