@@ -25,17 +25,18 @@ const (
 type agent struct {
 	out *lineWriter
 
-	ready   chan struct{} // closed when setup is done
-	self    uint16
-	addr    netip.Addr
-	sock    *probeSocket
-	closers []io.Closer // listeners
+	ready chan struct{} // closed when setup is done
+	self  uint16
+	addr  netip.Addr
+	sock  *probeSocket
 
-	mu    sync.Mutex // guards the rest
-	peers map[uint16]*peerState
-	runs  map[uint64]*echoRun
-	sizes map[uint64]*sizeRun
-	heard map[heardKey]*heardRun
+	mu      sync.Mutex // guards the rest
+	closed  bool
+	closers []io.Closer // sockets
+	peers   map[uint16]*peerState
+	runs    map[uint64]*echoRun
+	sizes   map[uint64]*sizeRun
+	heard   map[heardKey]*heardRun
 	// budget is how many answers may still be sent in the second window.
 	budget int
 	window int64
@@ -89,11 +90,12 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			work.Go(func() {
-				defer func() { <-slots }()
-				a.serve(ctx, r, &work)
+			return a.begin(func() {
+				work.Go(func() {
+					defer func() { <-slots }()
+					a.serve(ctx, r, &work)
+				})
 			})
-			return nil
 		})
 	}()
 	select {
@@ -104,9 +106,22 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 }
 
+// begin calls f unless the agent has been closed: a line may come at the same moment.
+func (a *agent) begin(f func()) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return net.ErrClosed
+	}
+	f()
+	return nil
+}
+
+// close closes all sockets, also those that are opened later.
 func (a *agent) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.closed = true
 	for _, c := range a.closers {
 		c.Close() //nolint:errcheck // nothing is buffered
 	}
@@ -117,6 +132,10 @@ func (a *agent) close() {
 func (a *agent) own(c io.Closer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.closed {
+		c.Close() //nolint:errcheck // nothing is buffered
+		return
+	}
 	a.closers = append(a.closers, c)
 }
 

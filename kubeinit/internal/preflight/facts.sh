@@ -1,4 +1,6 @@
 # Says what the host is, one fact per line: a key, a tab, a value. Changes nothing.
+# The braces have the shell read all of it before a command can read its rest.
+{
 LC_ALL=C
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL PATH
@@ -80,3 +82,4 @@ if have meshd; then
 	[ -n "$j" ] && say mesh "$j"
 fi
 say end 1
+} </dev/null

@@ -45,7 +45,10 @@ func (j *judge) host(h *inventory.Host) {
 		return
 	}
 	k := &hostJudge{judge: j, h: h, f: r.Facts, a: r.Agent, name: h.Name}
-	k.address()
+	if k.address() && r.AgentError != "" { // without its address, the agent cannot come up
+		k.say("agent-failed", SeverityFault, "/var/lib/kubeinit/bin/kubeinit-* agent probe < /dev/null; echo $?   # then: kubeinit check",
+			"could not measure: %s", r.AgentError)
+	}
 	k.forwarding()
 	if !h.IsNode() && !h.Is(inventory.LoadBalancer) {
 		return
@@ -80,12 +83,12 @@ func (k *hostJudge) say(id string, s Severity, cure, format string, args ...any)
 	k.add(id, s, []string{k.name}, k.name+" "+fmt.Sprintf(format, args...), "on "+k.name+": "+cure)
 }
 
-func (k *hostJudge) address() {
+// address says whether the host has its address.
+func (k *hostJudge) address() (found bool) {
 	if k.a != nil && len(k.a.Duplicates) > 0 {
 		k.say("address-duplicate", SeverityFault, "ip neigh show "+k.h.NodeIP.String()+"   # then find the machine with "+k.a.Duplicates[0]+" and give it another address",
 			"shares its address %s with another machine on its LAN, %s", k.h.NodeIP, list(k.a.Duplicates))
 	}
-	found := false
 	for _, a := range k.f.Addresses {
 		if a.Prefix.Addr().WithZone("") != k.h.NodeIP {
 			continue
@@ -100,7 +103,7 @@ func (k *hostJudge) address() {
 		k.say("address-missing", SeverityFault, "ip -brief address   # then correct nodeIP in the inventory, or the host",
 			"has no interface with its nodeIP %s", k.h.NodeIP)
 	}
-	if !k.hasDefaultRoute() {
+	if k.h.IsNode() && !k.hasDefaultRoute() {
 		family := "-4"
 		if k.h.NodeIP.Is6() {
 			family = "-6"
@@ -108,6 +111,7 @@ func (k *hostJudge) address() {
 		k.say("route-default-missing", SeverityFault, "ip "+family+" route add default via ROUTER   # and in the network configuration",
 			"has no default route: kubelet and the API server choose addresses by it, and services have none to leave by")
 	}
+	return found
 }
 
 func (k *hostJudge) hasDefaultRoute() bool {
@@ -165,7 +169,7 @@ func (k *hostJudge) ports() {
 			continue
 		}
 		for _, l := range k.f.Listening {
-			own := k.f.Ours && (l.Process == "" || slices.Contains(s.processes, l.Process))
+			own := k.f.Ours && (l.Process == "" || s.mayHold(l.Process))
 			if l.Port != s.port || own || slices.Contains(told, s.port) {
 				continue
 			}

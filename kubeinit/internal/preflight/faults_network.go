@@ -73,7 +73,7 @@ func (n *networkJudge) unmeasured() {
 	bad := n.where(func(p *Pair) bool {
 		// A host that has no agent is a fault of its own.
 		o := n.opposite(p)
-		return (p.Error != "" || o != nil && o.Error != "") && n.reports[p.From].Agent != nil && n.reports[p.To].Agent != nil && n.reports[p.From].Error == "" && n.reports[p.To].Error == ""
+		return (p.Error != "" || o != nil && o.Error != "") && n.tookPart(p.From) && n.tookPart(p.To)
 	})
 	for _, s := range n.scopes(bad, n.all, false) {
 		why := ""
@@ -86,17 +86,13 @@ func (n *networkJudge) unmeasured() {
 	}
 }
 
-// escape makes text safe for a format.
-func escape(s string) string {
-	var out []byte
-	for i := range len(s) {
-		if s[i] == '%' {
-			out = append(out, '%')
-		}
-		out = append(out, s[i])
-	}
-	return string(out)
+func (n *networkJudge) tookPart(host string) bool {
+	r := n.reports[host]
+	return r.Agent != nil && r.AgentError == ""
 }
+
+// escape makes text safe for a format.
+func escape(s string) string { return strings.ReplaceAll(s, "%", "%%") }
 
 // ways finds pairs between which nothing passes, and those where only the datagrams do not.
 func (n *networkJudge) ways() {

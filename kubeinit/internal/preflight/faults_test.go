@@ -190,6 +190,15 @@ func TestFaults(t *testing.T) {
 		{"host not reached", func(x *faulty) { *x.r.Host("node01") = HostReport{Name: "node01", Site: "s20", Error: "dial: timeout"} },
 			"host-unreachable", fault, "node01", "dial: timeout", "ssh 192.168.20.101"},
 		{"host missing in the report", func(x *faulty) { x.r.Hosts = x.r.Hosts[:len(x.r.Hosts)-1] }, "host-unreachable", fault, "node04", "not looked at", "ssh"},
+		{"agent does not come up", func(x *faulty) {
+			x.r.Host("lb").Agent, x.r.Host("lb").AgentError = nil, "exec format error"
+			x.both("lb", "*", func(p *Pair) { *p = Pair{From: p.From, To: p.To, Hops: -1, Error: "no agent runs on lb"} })
+		}, "agent-failed", fault, "lb", "exec format error", "agent probe"},
+		{"address missing, so no agent", func(x *faulty) {
+			x.facts("node01").Addresses = nil
+			x.r.Host("node01").Agent, x.r.Host("node01").AgentError = nil, "cannot assign requested address"
+			x.both("node01", "*", func(p *Pair) { *p = Pair{From: p.From, To: p.To, Hops: -1, Error: "no agent runs on node01"} })
+		}, "address-missing", fault, "node01", "192.168.20.101", "ip -brief"},
 		{"facts not understood", func(x *faulty) { x.r.Host("lb").FactsError = "line 3: cpus" }, "facts-unreadable", warning, "lb", "line 3", "iproute2"},
 		{"port refused", func(x *faulty) { x.pairs("master01", "master02", setPort(2380, PortRefused)) },
 			"port-refused", fault, "master01,master02", "TCP port 2380 is refused from master01 to master02", "on master02: nft insert rule inet filter input ip saddr { 192.168.10.101 } tcp dport 2380 accept"},
@@ -365,6 +374,7 @@ func TestWhatKubeinitMadeIsNoFault(t *testing.T) {
 		}
 	}
 	x.facts("master01").Listening = append(x.facts("master01").Listening,
+		Listener{netip.MustParseAddr("127.0.0.1"), 7443, "kubeinit-012345"},
 		Listener{netip.IPv6Unspecified(), 6443, "kube-apiserver"}, Listener{netip.MustParseAddr("192.168.10.101"), 2379, "etcd"})
 	x.facts("gw10").Mesh.Announced = append(slices.Clone(x.facts("gw10").Mesh.Announced), inv.Sites[0].PodBlock)
 	if got := Faults(x.r, inv); len(got) != 0 {

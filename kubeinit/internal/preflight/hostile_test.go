@@ -479,7 +479,7 @@ func TestWarningsBesideRepliesAreBorne(t *testing.T) {
 		return errors.New("exit status 126")
 	}
 	r := mustRunAll(t, inv, hosts, testOptions(t))
-	if got := r.Host("h01").Error; !strings.Contains(got, "exit status 126") || !strings.Contains(got, "cannot execute") {
+	if got := r.Host("h01").AgentError; !strings.Contains(got, "exit status 126") || !strings.Contains(got, "cannot execute") {
 		t.Errorf("error %q", got)
 	}
 }
@@ -507,6 +507,26 @@ func TestSessionGivesUpOnAnAgentThatDoesNotRead(t *testing.T) {
 			t.Error("a call after the end succeeds")
 		}
 	})
+}
+
+// TestAgentThatEndsDuringSetupEnds has input end while sockets are being opened.
+func TestAgentThatEndsDuringSetupEnds(t *testing.T) {
+	line, err := json.Marshal(request{Version: protocolVersion, ID: 1, Setup: &setup{
+		Addr: netip.MustParseAddr("127.78.6.1"), Ports: []uint16{16445, 16446}, FsyncDir: t.TempDir(),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		if err := Serve(t.Context(), bytes.NewReader(append(line, '\n')), io.Discard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, port := range []string{"16445", "16446"} {
+		if _, err := net.Dial("tcp", "127.78.6.1:"+port); err == nil {
+			t.Errorf("port %s is still open", port)
+		}
+	}
 }
 
 func TestRunEndsWithItsContext(t *testing.T) {

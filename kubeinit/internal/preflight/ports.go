@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/planetmesh/planetmesh/kubeinit/internal/inventory"
 )
@@ -22,8 +23,8 @@ const (
 type service struct {
 	port uint16
 	name string
-	// processes are those that may hold the port, as the kernel shortens them to
-	// 15 bytes.
+	// processes are those that may hold the port, by the beginnings of their names:
+	// the kernel keeps 15 bytes, and kubeinit's binary has a hash behind it.
 	processes []string
 	serves    func(*inventory.Inventory, *inventory.Host) bool
 	// asks is nil for a port that only the host itself uses.
@@ -66,6 +67,11 @@ func services() []service {
 		{port: controllerPort, name: "controller manager", processes: []string{"kube-controller"}, serves: controlPlaneServes},
 		{port: schedulerPort, name: "scheduler", processes: []string{"kube-scheduler"}, serves: controlPlaneServes},
 	}
+}
+
+// mayHold says whether a process is the one that is to serve the port.
+func (s *service) mayHold(process string) bool {
+	return slices.ContainsFunc(s.processes, func(p string) bool { return strings.HasPrefix(process, p) })
 }
 
 // listenPorts are the ports of a host that other hosts need, ascending.

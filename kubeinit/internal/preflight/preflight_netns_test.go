@@ -193,7 +193,7 @@ func (l *lab) check() (Report, []Fault) {
 	l.t.Helper()
 	r := mustRunAll(l.t, l.inv, l.hosts, l.o)
 	for _, h := range r.Hosts {
-		if h.Error != "" || h.FactsError != "" {
+		if h.Error != "" || h.AgentError != "" || h.FactsError != "" {
 			l.t.Fatalf("host %s: %s %s", h.Name, h.Error, h.FactsError)
 		}
 	}

@@ -26,13 +26,15 @@ type Report struct {
 type HostReport struct {
 	Name string `json:"name"`
 	Site string `json:"site"`
-	// Error says why the host could not be looked at or take part; empty if it did.
+	// Error says why the host could not be looked at; empty if it could.
 	Error string `json:"error,omitempty"`
 	// Facts are nil if they could not be read; FactsError says why.
 	Facts      *Facts `json:"facts,omitempty"`
 	FactsError string `json:"factsError,omitempty"`
-	// Agent is nil where none ran.
-	Agent *AgentReport `json:"agent,omitempty"`
+	// Agent is nil where none came up; AgentError says why that is so, or why it
+	// failed later. Both are empty where none was wanted.
+	Agent      *AgentReport `json:"agent,omitempty"`
+	AgentError string       `json:"agentError,omitempty"`
 }
 
 // AgentReport is what an agent found out about its own host.

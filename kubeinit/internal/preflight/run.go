@@ -171,7 +171,7 @@ func (c *coordinator) startAgent(ctx context.Context, i int, h host.Host, work *
 		err = got.Ready.check()
 	}
 	if err != nil {
-		r.Error = "agent: " + err.Error()
+		r.AgentError = plain(err.Error())
 		s.end()
 		return
 	}
@@ -211,6 +211,6 @@ func (c *coordinator) introduce(ctx context.Context, i int) {
 	ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
 	defer cancel()
 	if _, err := c.sessions[i].call(ctx, request{Peers: p}); err != nil {
-		c.report.Hosts[i].Error = "agent: " + err.Error()
+		c.report.Hosts[i].AgentError = plain(err.Error())
 	}
 }

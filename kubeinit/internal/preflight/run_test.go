@@ -134,7 +134,7 @@ func TestRunMeasuresEveryPairBothWays(t *testing.T) {
 	inv, hosts := loopback(5, 3)
 	r := mustRunAll(t, inv, hosts, testOptions(t))
 	for _, h := range r.Hosts {
-		if h.Error != "" || h.FactsError != "" || h.Agent == nil {
+		if h.Error != "" || h.AgentError != "" || h.FactsError != "" || h.Agent == nil {
 			t.Fatalf("host %s: %q, %q", h.Name, h.Error, h.FactsError)
 		}
 		if h.Agent.FsyncCount == 0 || h.Agent.Fsync <= 0 {

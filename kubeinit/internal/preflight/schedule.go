@@ -107,7 +107,7 @@ func (c *coordinator) measure(ctx context.Context, p couple) (out, back Pair) {
 		out: Pair{From: a.Name, To: b.Name, Hops: -1}, back: Pair{From: b.Name, To: a.Name, Hops: -1}, errs: make(map[*Pair][]error),
 	}
 	for _, i := range []int{p.a, p.b} {
-		if c.sessions[i] == nil || c.report.Hosts[i].Error != "" {
+		if c.sessions[i] == nil || c.report.Hosts[i].AgentError != "" {
 			m.out.Error = fmt.Sprintf("no agent runs on %s", c.inv.Hosts[i].Name)
 			m.back.Error = m.out.Error
 			return m.out, m.back
