@@ -345,36 +345,36 @@ func TestActionIsSafeToKill(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := m.Snapshot(journal.File, journal.BeforeDir)
-			for _, half := range []bool{false, true} {
+			for _, cut := range actiontest.Cuts {
 				for n := 0; ; n++ {
 					m := newMachine(tt.setup)
-					m.KillAfter(n, half)
+					m.KillAfter(n, cut)
 					_, err := apply(t, m, tt.action)
 					if err == nil {
 						break
 					}
-					m.KillAfter(-1, false)
+					m.KillAfter(-1, actiontest.Before)
 					again := newMachine(tt.setup)
-					again.KillAfter(n, half)
+					again.KillAfter(n, cut)
 					_, _ = apply(t, again, tt.action)
-					again.KillAfter(-1, false)
+					again.KillAfter(-1, actiontest.Before)
 					if err := takeBack(t, again); err != nil {
-						t.Fatalf("undo after call %d, half %v: %v", n, half, err)
+						t.Fatalf("undo after call %d, cut %v: %v", n, cut, err)
 					}
 					if diff := cmp.Diff(before, again.Snapshot(journal.Dir)); diff != "" {
-						t.Fatalf("undo after call %d, half %v:\n%s", n, half, diff)
+						t.Fatalf("undo after call %d, cut %v:\n%s", n, cut, diff)
 					}
 					if _, err := apply(t, m, tt.action); err != nil {
-						t.Fatalf("next run after call %d, half %v: %v", n, half, err)
+						t.Fatalf("next run after call %d, cut %v: %v", n, cut, err)
 					}
 					if diff := cmp.Diff(want, m.Snapshot(journal.File, journal.BeforeDir)); diff != "" {
-						t.Fatalf("next run after call %d, half %v:\n%s", n, half, diff)
+						t.Fatalf("next run after call %d, cut %v:\n%s", n, cut, diff)
 					}
 					if err := takeBack(t, m); err != nil {
 						t.Fatal(err)
 					}
 					if diff := cmp.Diff(before, m.Snapshot(journal.Dir)); diff != "" {
-						t.Fatalf("undo of the next run after call %d, half %v:\n%s", n, half, diff)
+						t.Fatalf("undo of the next run after call %d, cut %v:\n%s", n, cut, diff)
 					}
 				}
 			}

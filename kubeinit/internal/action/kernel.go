@@ -27,11 +27,12 @@ type Sysctl struct {
 }
 
 func (s Sysctl) file() File {
-	text := ours
+	var text strings.Builder
+	text.WriteString(ours)
 	for _, key := range slices.Sorted(maps.Keys(s.Values)) {
-		text += key + " = " + s.Values[key] + "\n"
+		text.WriteString(key + " = " + s.Values[key] + "\n")
 	}
-	return File{Path: "/etc/sysctl.d/zz-kubeinit-" + s.Name + ".conf", Content: []byte(text)}
+	return File{Path: "/etc/sysctl.d/zz-kubeinit-" + s.Name + ".conf", Content: []byte(text.String())}
 }
 
 // String names the file.

@@ -144,17 +144,16 @@ func Missing(ctx context.Context, h host.Host, name string) ([]string, error) {
 func (in *Intent) Done(ctx context.Context) error { return in.end(ctx, Done) }
 
 // Undone writes down that the deed is taken back, and removes what was kept for
-// that. A second call does nothing.
+// that. It may be called again.
 func (in *Intent) Undone(ctx context.Context) error {
 	d, err := in.Deed()
 	if err != nil {
 		return err
 	}
-	if d.State == Undone {
-		return nil
-	}
-	if err := in.end(ctx, Undone); err != nil {
-		return err
+	if d.State != Undone {
+		if err := in.end(ctx, Undone); err != nil {
+			return err
+		}
 	}
 	for _, b := range d.Before {
 		if err := in.log.dropCopy(ctx, b); err != nil {

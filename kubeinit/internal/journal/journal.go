@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -188,6 +189,17 @@ func (l *Log) prepare(ctx context.Context) error {
 	return nil
 }
 
+// appendScript adds its input of $2 bytes to the file $1, and has it on the disk
+// when it ends. It writes nothing if the input is shorter: a script whose
+// connection broke may find that out late, when others have written already. The
+// status is EX_IOERR of sysexits.h then.
+const appendScript = `set -e
+data=$(cat; echo .)
+[ "${#data}" -eq "$(($2 + 1))" ] || exit 74
+printf '%s' "${data%.}" >>"$1"
+sync -- "$1"
+`
+
 // append writes lines, all of the same deed, and remembers them once they are on
 // the disk. The caller holds mu.
 func (l *Log) append(ctx context.Context, entries ...Entry) error {
@@ -208,9 +220,8 @@ func (l *Log) append(ctx context.Context, entries ...Entry) error {
 	if l.size+len(data) > maxFile {
 		return cli.Hint(fmt.Errorf("%s: journal %s is full", l.h.Name(), File), "kubeinit reset "+l.h.Name())
 	}
-	// One write of one process: conv=fsync has it on the disk when dd ends.
 	_, err = l.h.Run(ctx, host.Command{
-		Args:  []string{"dd", "of=" + File, "oflag=append", "conv=notrunc,fsync", "bs=8M", "iflag=fullblock", "status=none"},
+		Args:  []string{"sh", "-c", appendScript, "kubeinit-journal", File, strconv.Itoa(len(data))},
 		Stdin: bytes.NewReader(data),
 	})
 	if err != nil {

@@ -223,11 +223,11 @@ func TestWriteThatDiesHalfWayIsHealed(t *testing.T) {
 	m := actiontest.New("a")
 	l := mustOpen(t, m)
 	mustBegin(t, l, "one")
-	m.KillAfter(0, true)
+	m.KillAfter(0, actiontest.Torn)
 	if _, err := l.Begin(t.Context(), "two", "", nil); err == nil {
 		t.Fatal("no error from a dead host")
 	}
-	m.KillAfter(-1, false)
+	m.KillAfter(-1, actiontest.Before)
 	mustBegin(t, l, "three") // the same log, whose host came back
 	want := []string{"1 one intent", "2 three intent"}
 	for _, l := range []*journal.Log{l, mustOpen(t, m)} {

@@ -84,29 +84,64 @@ type attempt struct {
 	began bool     // the journal has an intent
 }
 
+// lostTries is how often something is begun anew whose connection broke, and
+// lostWait how long the first pause before that is. host.RunUnit has its own.
+const (
+	lostTries = 4
+	lostWait  = time.Second
+)
+
+// persist does something again whose connection broke: it may have happened or
+// not, so do must look first.
+func persist(ctx context.Context, do func() error) error {
+	for n := range lostTries {
+		err := do()
+		if !errors.Is(err, host.ErrLost) || pause(ctx, lostWait<<n) != nil {
+			return err
+		}
+	}
+	return do()
+}
+
 // carryOut does one step on its host. It returns why the step is not done.
 func (a *attempt) carryOut(ctx context.Context) error {
-	h, action := a.e.Hosts[a.step.Host], a.step.Action
 	a.out.Began = time.Now()
 	defer func() { a.out.Duration = time.Since(a.out.Began) }()
-	a.e.emit(a.step, Event{Kind: Started, Text: action.String()})
+	a.e.emit(a.step, Event{Kind: Started, Text: a.step.Action.String()})
+	return persist(ctx, func() error { return a.once(ctx) })
+}
+
+// once looks at a step and does what there is to do.
+func (a *attempt) once(ctx context.Context) (err error) {
+	h, action := a.e.Hosts[a.step.Host], a.step.Action
+	if a.log == nil {
+		if a.log, err = journal.Open(ctx, h); err != nil {
+			return err
+		}
+	}
 	changes, err := action.Observe(ctx, h)
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", action, err)
 	}
 	if len(changes) == 0 {
 		a.out.State = StateUnchanged
+		if a.began { // before the connection broke
+			a.out.State = StateDone
+		}
 		return a.endInterrupted(ctx)
 	}
-	a.out.Changes = changes
+	if a.out.Changes == nil {
+		a.out.Changes = changes
+	}
 	intent, err := a.log.Begin(ctx, a.step.ID, action.String(), texts(changes))
 	if err != nil {
 		return err
 	}
 	a.began = true
 	ctx = journal.With(ctx, intent)
-	for a.out.Tries = 1; ; a.out.Tries++ {
-		if err = a.try(ctx, h); err == nil || a.out.Tries > a.step.Retry || ctx.Err() != nil {
+	for {
+		a.out.Tries++
+		if err = a.try(ctx, h); err == nil || a.out.Tries > a.step.Retry || ctx.Err() != nil || errors.Is(err, host.ErrLost) {
 			break
 		}
 		a.line(fmt.Sprintf("try %d of %d: %v", a.out.Tries, a.step.Retry+1, err))

@@ -350,7 +350,7 @@ func TestFailureWithoutCommandShowsWhatTheStepSaid(t *testing.T) {
 func TestUndoThatFailsIsReported(t *testing.T) {
 	w := newWorld("a")
 	steps := []phase.Step{step(phase.Prepare, "a", "x"), failing(step(phase.Join, "a", "y", "prepare/"), func() error {
-		w.machines["a"].KillAfter(0, false)
+		w.machines["a"].KillAfter(0, actiontest.Before)
 		return errors.New("gone")
 	})}
 	result, err := w.executor().Apply(t.Context(), steps)
@@ -531,17 +531,17 @@ func TestKilledAnywhereEndsTheSame(t *testing.T) {
 	want := w.snapshot()
 	points := 0
 	for _, victim := range []string{"a", "b"} {
-		for _, half := range []bool{false, true} {
+		for _, cut := range actiontest.Cuts {
 			for n := 0; ; n++ {
 				w, steps := setup()
-				w.machines[victim].KillAfter(n, half)
+				w.machines[victim].KillAfter(n, cut)
 				_, err := w.executor().Apply(t.Context(), steps)
 				died := w.machines[victim].Dead()
-				w.machines[victim].KillAfter(-1, false)
+				w.machines[victim].KillAfter(-1, actiontest.Before)
 				if died == (err == nil) {
 					t.Fatalf("call %d of %s: dead %v, error %v", n, victim, died, err)
 				}
-				where := fmt.Sprintf("killed at call %d of %s, half %v", n, victim, half)
+				where := fmt.Sprintf("killed at call %d of %s, cut %v", n, victim, cut)
 				if _, err := w.executor().Apply(t.Context(), steps); err != nil {
 					t.Fatalf("%s: second run: %v", where, err)
 				}
@@ -568,11 +568,11 @@ func TestKilledAnywhereEndsTheSame(t *testing.T) {
 func killUndo(t *testing.T, w *world, where string, n int) {
 	t.Helper()
 	for _, m := range w.machines {
-		m.KillAfter(n, true)
+		m.KillAfter(n, actiontest.Torn)
 	}
 	_, _ = w.executor().Undo(t.Context(), nil, []string{"a", "b"})
 	for _, m := range w.machines {
-		m.KillAfter(-1, false)
+		m.KillAfter(-1, actiontest.Before)
 	}
 	if _, err := w.executor().Undo(t.Context(), nil, []string{"a", "b"}); err != nil {
 		t.Fatalf("%s: undo: %v", where, err)

@@ -74,7 +74,11 @@ func (e *Executor) look(ctx context.Context, s Step) ([]Change, error) {
 	}
 	began := time.Now()
 	e.emit(s, Event{Kind: Started, Text: s.Action.String()})
-	changes, err := s.Action.Observe(ctx, e.Hosts[s.Host])
+	var changes []Change
+	err := persist(ctx, func() (err error) {
+		changes, err = s.Action.Observe(ctx, e.Hosts[s.Host])
+		return err
+	})
 	if err != nil {
 		err = fmt.Errorf("%s: look at %s: %w", s.ID, s.Action, err)
 		e.emit(s, Event{Kind: Failed, Text: err.Error(), Duration: time.Since(began)})

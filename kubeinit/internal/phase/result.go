@@ -32,8 +32,8 @@ type Result struct {
 	// Steps are in the order of the list that was given.
 	Steps []StepResult `json:"steps"`
 	// Phases are in the order in which they began.
-	Phases   []PhaseResult `json:"phases"`
-	Failures []Failure     `json:"failures,omitempty"`
+	Phases   []Timing  `json:"phases"`
+	Failures []Failure `json:"failures,omitempty"`
 }
 
 // StepResult is what a run did about one step.
@@ -51,9 +51,9 @@ type StepResult struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// PhaseResult is how long a phase took, from its first step's beginning to its
+// Timing is how long a phase took, from its first step's beginning to its
 // last one's end, and how many of its steps came how far.
-type PhaseResult struct {
+type Timing struct {
 	Phase    Name          `json:"phase"`
 	Began    time.Time     `json:"began"`
 	Duration time.Duration `json:"duration"`

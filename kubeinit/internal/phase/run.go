@@ -103,18 +103,12 @@ func (r *run) begin(ctx context.Context, i int) {
 	p := r.phases[s.Phase]
 	if p.place < 0 {
 		p.place = len(r.result.Phases)
-		r.result.Phases = append(r.result.Phases, PhaseResult{Phase: s.Phase, Began: time.Now(), Steps: map[State]int{}})
+		r.result.Phases = append(r.result.Phases, Timing{Phase: s.Phase, Began: time.Now(), Steps: map[State]int{}})
 	}
 	out := r.result.Steps[i]
 	a := &attempt{e: r.e, step: s, out: &out, log: h.log}
 	go func() {
-		var err error
-		if a.log == nil {
-			a.log, err = journal.Open(ctx, r.e.Hosts[s.Host])
-		}
-		if err == nil {
-			err = a.carryOut(ctx)
-		}
+		err := a.carryOut(ctx)
 		r.outcomes <- outcome{step: i, attempt: a, err: err, log: a.log}
 	}()
 }
@@ -176,7 +170,7 @@ func (r *run) leave(i int, out StepResult) {
 }
 
 // count counts the steps of a phase by their states.
-func (r *run) count(p *PhaseResult) {
+func (r *run) count(p *Timing) {
 	clear(p.Steps)
 	for _, s := range r.result.Steps {
 		if s.Phase == p.Phase {
@@ -186,7 +180,7 @@ func (r *run) count(p *PhaseResult) {
 }
 
 // text says how many steps came how far.
-func (p *PhaseResult) text() string {
+func (p *Timing) text() string {
 	text := ""
 	for _, s := range []State{StateDone, StateUnchanged, StateFailed, StateBlocked, StateInterrupted, StateUndone, StateUndoFailed} {
 		if p.Steps[s] == 0 {

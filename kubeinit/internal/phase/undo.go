@@ -55,7 +55,11 @@ func (e *Executor) Undo(ctx context.Context, steps []Step, hosts []string) (Resu
 
 // undoHost takes back all deeds of one host.
 func (e *Executor) undoHost(ctx context.Context, h host.Host, byID map[string]Step, r *Result) {
-	log, err := journal.Open(ctx, h)
+	var log *journal.Log
+	err := persist(ctx, func() (err error) {
+		log, err = journal.Open(ctx, h)
+		return err
+	})
 	if err != nil {
 		r.Failures = append(r.Failures, newFailure(Step{ID: "journal", Host: h.Name()}, err, nil))
 		return
@@ -100,10 +104,12 @@ func undoNewest(ctx context.Context, log *journal.Log, s Step, h host.Host) erro
 			continue
 		}
 		intent := log.Resume(d)
-		if err := s.Action.Undo(journal.With(ctx, intent), h); err != nil {
-			return fmt.Errorf("take back %s: %w", s.Action, err)
-		}
-		return intent.Undone(ctx)
+		return persist(ctx, func() error {
+			if err := s.Action.Undo(journal.With(ctx, intent), h); err != nil {
+				return fmt.Errorf("take back %s: %w", s.Action, err)
+			}
+			return intent.Undone(ctx)
+		})
 	}
 	return errors.New("the journal does not know of it")
 }

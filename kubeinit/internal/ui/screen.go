@@ -127,8 +127,8 @@ func (s *screen) back(width int) string {
 func (s *screen) clear() {
 	width, _ := s.size()
 	text := s.back(width)
-	for _, line := range s.news {
-		text += line + "\n"
+	if len(s.news) > 0 {
+		text += strings.Join(s.news, "\n") + "\n"
 	}
 	s.news, s.drawn = nil, 0
 	_, _ = io.WriteString(s.w, text) // see View.line

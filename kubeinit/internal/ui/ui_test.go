@@ -83,7 +83,7 @@ func result() phase.Result {
 			{ID: "join/node01/kubeadm", Phase: phase.Join, Host: "node01", Action: "kubeadm join", State: phase.StateFailed, Reason: "no route"},
 			{ID: "podnet/node01/routes", Phase: phase.PodNet, Host: "node01", Action: "routes", State: phase.StateBlocked},
 		},
-		Phases: []phase.PhaseResult{
+		Phases: []phase.Timing{
 			{Phase: phase.Prepare, Began: start, Duration: 1200 * time.Millisecond, Steps: map[phase.State]int{phase.StateDone: 1, phase.StateUnchanged: 1}},
 			{Phase: phase.Join, Began: start, Duration: 75 * time.Second, Steps: map[phase.State]int{phase.StateFailed: 1}},
 		},

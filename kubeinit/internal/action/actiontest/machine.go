@@ -36,8 +36,23 @@ type Machine struct {
 	commands map[string]Program
 	calls    []string
 	left     int // calls until the machine dies; negative: never
-	half     bool
+	cut      Cut
+	blip     bool // it lives again after that
 }
+
+// Cut says how much of a call is done whose answer never comes.
+type Cut int
+
+// The cuts. Torn is half a line where something is added to the journal, and
+// otherwise the same as After: no other call can be done by half.
+const (
+	Before Cut = iota
+	Torn
+	After
+)
+
+// Cuts are all of them.
+var Cuts = []Cut{Before, Torn, After}
 
 // Program is what a command does: it gets its arguments without its name and its
 // standard input, and returns its output and exit status.
@@ -140,16 +155,25 @@ func (m *Machine) Install(name, version string) {
 	m.packages[name] = version
 }
 
-// KillAfter lets the machine do n more calls. The one after them is done if half
-// is set, or half of it where it writes to the journal, but never answered; then
-// the machine answers no more. A negative n revives it.
-func (m *Machine) KillAfter(n int, half bool) {
+// KillAfter lets the machine do n more calls. The one after them is done as far as
+// cut says, but never answered, and the machine answers no more. A negative n
+// revives it.
+func (m *Machine) KillAfter(n int, cut Cut) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.left, m.half = n, half
+	m.left, m.cut, m.blip = n, cut, false
 	if n >= 0 {
 		m.left++
 	}
+}
+
+// LoseAfter lets the connection break once, at the call after n more, which is done
+// as far as cut says.
+func (m *Machine) LoseAfter(n int, cut Cut) {
+	m.KillAfter(n, cut)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.blip = true
 }
 
 // Dead tells whether the machine was killed.
@@ -218,14 +242,15 @@ func (m *Machine) call(ctx context.Context, what string, do func() error) error 
 	if m.left--; m.left > 0 {
 		return do()
 	}
-	if m.half {
+	if m.cut != Before {
 		_ = do() // done, and nobody hears of it
+	}
+	if m.blip {
+		m.left = -1
+		return fmt.Errorf("%s: %s: %w", m.name, what, host.ErrLost)
 	}
 	return ErrDead
 }
-
-// dying tells whether the call that is being done is the machine's last.
-func (m *Machine) dying() bool { return m.left == 0 && m.half }
 
 // ReadFile implements host.Host.
 func (m *Machine) ReadFile(ctx context.Context, name string) (data []byte, err error) {
@@ -373,10 +398,10 @@ func (m *Machine) below(dir string) []string {
 	return names
 }
 
-// append adds to a file as dd does, half of it if the machine dies meanwhile.
+// append adds to a file, half of it if the machine dies meanwhile.
 func (m *Machine) append(name string, data []byte) {
 	n := m.files[name]
-	if m.dying() {
+	if m.left == 0 && m.cut == Torn {
 		data = data[:len(data)/2]
 	}
 	n.data += string(bytes.Clone(data))
