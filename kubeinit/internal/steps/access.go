@@ -1,0 +1,181 @@
+package steps
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/planetmesh/planetmesh/kubeinit/internal/host"
+	"github.com/planetmesh/planetmesh/kubeinit/internal/inventory"
+	"github.com/planetmesh/planetmesh/kubeinit/internal/kubeadm"
+)
+
+// access is what steps of one host need of the control planes: the API, and
+// what a host needs to join. Its methods are safe for concurrent use.
+type access struct {
+	cluster kubeadm.Cluster
+	planes  []host.Host // the first host first
+	node    kubeadm.Node
+	random  io.Reader
+
+	mu    sync.Mutex // guards all below
+	token kubeadm.Token
+	key   kubeadm.CertificateKey
+	ready *kubeadm.Discovery // nil until this run has made its secrets known to the cluster
+}
+
+func newAccess(in Input, c kubeadm.Cluster) *access {
+	a := &access{cluster: c, random: in.Random}
+	for _, h := range in.Inventory.With(inventory.ControlPlane) {
+		if machine := in.Hosts[h.Name]; machine != nil {
+			a.planes = append(a.planes, machine)
+		}
+	}
+	first := slices.IndexFunc(a.planes, func(h host.Host) bool { return h.Name() == in.Decisions.First })
+	if first > 0 {
+		h := a.planes[first]
+		a.planes = append([]host.Host{h}, slices.Delete(a.planes, first, first+1)...)
+	}
+	return a
+}
+
+// errNoCluster is the error of a cluster that does not exist yet.
+var errNoCluster = errors.New("no control plane has been initialised")
+
+// plane returns a control plane with an administrator's access to an API that
+// answers. The error is errNoCluster if none has been initialised.
+func (a *access) plane(ctx context.Context) (host.Host, error) {
+	var errs []error
+	for _, h := range a.planes {
+		_, err := h.Stat(ctx, adminConf)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			_, err = h.Run(ctx, kubectl("get", "--raw", "/readyz"))
+		}
+		if err == nil {
+			return h, nil
+		}
+		errs = append(errs, err)
+	}
+	if len(errs) == 0 {
+		return nil, errNoCluster
+	}
+	return nil, errors.Join(errs...)
+}
+
+// kubectl is a command of a control plane.
+func kubectl(args ...string) host.Command {
+	return host.Command{Args: append([]string{"kubectl", "--kubeconfig", adminConf, "--request-timeout", "15s"}, args...)}
+}
+
+// ask runs kubectl on some control plane.
+func (a *access) ask(ctx context.Context, args ...string) (string, error) {
+	h, err := a.plane(ctx)
+	if err != nil {
+		return "", err
+	}
+	out, err := h.Run(ctx, kubectl(args...))
+	return out.Stdout, err
+}
+
+// put creates or changes objects of the API.
+func (a *access) put(ctx context.Context, objects []byte) error {
+	h, err := a.plane(ctx)
+	if err != nil {
+		return err
+	}
+	c := kubectl("apply", "--server-side", "--field-manager", "kubeinit", "--force-conflicts", "-f", "-")
+	c.Stdin = bytes.NewReader(objects)
+	_, err = h.Run(ctx, c)
+	return err
+}
+
+// secrets are those of this run, made when they are wanted first. The caller
+// holds mu.
+func (a *access) secrets() error {
+	if a.token.Secret() != "" {
+		return nil
+	}
+	var err error
+	if a.token, err = kubeadm.NewToken(a.random); err != nil {
+		return err
+	}
+	a.key, err = kubeadm.NewCertificateKey(a.random)
+	return err
+}
+
+// config is the configuration with which a cluster is initialised.
+func (a *access) config(n kubeadm.Node) ([]byte, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.secrets(); err != nil {
+		return nil, err
+	}
+	return kubeadm.Init(a.cluster, n, a.token, a.key)
+}
+
+// discovery makes a token and the certificates known to the cluster, once in
+// this run, and returns what hosts need to join.
+func (a *access) discovery(ctx context.Context) (kubeadm.Discovery, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ready != nil {
+		return *a.ready, nil
+	}
+	if err := a.secrets(); err != nil {
+		return kubeadm.Discovery{}, err
+	}
+	h, err := a.plane(ctx)
+	if err != nil {
+		return kubeadm.Discovery{}, err
+	}
+	text, err := kubeadm.Init(a.cluster, a.node, a.token, a.key)
+	if err != nil {
+		return kubeadm.Discovery{}, err
+	}
+	if err := withConfig(ctx, h, "access", text, func(file string) error {
+		_, err := h.Run(ctx, host.Command{Args: []string{"kubeadm", "token", "create", "--kubeconfig", adminConf, "--config", file}, Secret: true})
+		if exit, ran := errors.AsType[*host.ExitError](err); ran && strings.Contains(strings.Join(exit.Tail, "\n"), "already exists") {
+			err = nil // init of this run has made it
+		}
+		if err != nil {
+			return fmt.Errorf("make a token: %w", err)
+		}
+		_, err = h.Run(ctx, host.Command{Args: []string{"kubeadm", "init", "phase", "upload-certs", "--upload-certs", "--config", file}, Secret: true})
+		if err != nil {
+			return fmt.Errorf("upload certificates: %w", err)
+		}
+		return nil
+	}); err != nil {
+		return kubeadm.Discovery{}, err
+	}
+	ca, err := h.ReadFile(ctx, "/etc/kubernetes/pki/ca.crt")
+	if err != nil {
+		return kubeadm.Discovery{}, err
+	}
+	hash, err := kubeadm.CAHash(ca)
+	if err != nil {
+		return kubeadm.Discovery{}, err
+	}
+	a.ready = &kubeadm.Discovery{Token: a.token, CAHash: hash, Key: a.key}
+	return *a.ready, nil
+}
+
+// withConfig has a file with secrets on a host as long as use runs.
+func withConfig(ctx context.Context, h host.Host, name string, text []byte, use func(file string) error) error {
+	file := host.UnitDir + "/kubeadm-" + name + ".yaml"
+	if err := h.WriteFile(ctx, file, text, 0o600); err != nil {
+		return err
+	}
+	err := use(file)
+	// Also when ctx has ended: no secret stays.
+	return errors.Join(err, h.Remove(context.WithoutCancel(ctx), file))
+}
