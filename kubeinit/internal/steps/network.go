@@ -81,8 +81,21 @@ func (b *builder) routeSets(s inventory.Site) {
 		return
 	}
 	for _, gateway := range s.Gateways {
+		b.add(phase.PodNet, gateway, "grant", &grant{block: set.Announce[0], gateways: b.meshGateways()})
 		b.add(phase.PodNet, gateway, "routeset", &routeSet{name: podnet.RouteSetName(b.in.Decisions.Cluster), set: set})
 	}
+}
+
+// meshGateways are the gateways with meshd.
+func (b *builder) meshGateways() (all []host.Host) {
+	for _, s := range b.in.Inventory.Sites {
+		for _, name := range s.Gateways {
+			if h := b.in.Hosts[name]; h != nil && s.Mesh == inventory.MeshMeshd {
+				all = append(all, h)
+			}
+		}
+	}
+	return all
 }
 
 // routeSet is a named route set of the meshd on a gateway.
