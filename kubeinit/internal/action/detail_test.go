@@ -56,6 +56,32 @@ func TestUnitIsRestartedOnlyWhenItHasTo(t *testing.T) {
 	}
 }
 
+// TestUnitIsRestartedAlsoAfterAKill: a file that somebody changed is put right, and
+// kubeinit killed at any point around that. The unit must have been started since.
+func TestUnitIsRestartedAlsoAfterAKill(t *testing.T) {
+	for _, cut := range actiontest.Cuts {
+		for n := 0; ; n++ {
+			m := actiontest.New("a")
+			if _, err := apply(t, m, service("one", "1")); err != nil {
+				t.Fatal(err)
+			}
+			m.Put("/etc/systemd/system/p.service", "x", 0o644, 0, 0)
+			m.KillAfter(n, cut)
+			_, err := apply(t, m, service("one", "1"))
+			m.KillAfter(-1, cut)
+			if _, err := apply(t, m, service("one", "1")); err != nil {
+				t.Fatal(err)
+			}
+			if m.Starts("p.service") < 2 {
+				t.Errorf("killed at call %d, cut %v: not restarted", n, cut)
+			}
+			if err == nil {
+				break
+			}
+		}
+	}
+}
+
 func mustRun(t *testing.T, m *actiontest.Machine, args ...string) {
 	t.Helper()
 	if _, err := m.Run(t.Context(), host.Command{Args: args}); err != nil {

@@ -90,6 +90,9 @@ func TestInterruptedStepKeepsItsIntent(t *testing.T) {
 
 	in = mustBegin(t, mustOpen(t, m), "one")
 	must(t, in.KeepFile(t.Context(), "/etc/x"))
+	if d, err := in.Deed(); err != nil || len(d.Before) != 1 {
+		t.Errorf("kept is %+v, %v", d.Before, err)
+	}
 	must(t, in.Restore(t.Context()))
 	data, err := m.ReadFile(t.Context(), "/etc/x")
 	if err != nil || string(data) != "original" {

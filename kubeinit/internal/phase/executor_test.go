@@ -295,7 +295,7 @@ func TestFailingHostIsUndoneAlone(t *testing.T) {
 	kept := step(phase.Prepare, "b", "kept")
 	kept.UndoOnFailure = false
 	steps := []phase.Step{
-		step(phase.Prepare, "a", "x"), step(phase.Prepare, "b", "x"), kept, step(phase.Prepare, "c", "x"),
+		step(phase.Prepare, "a", "x"), step(phase.Prepare, "b", "x"), step(phase.Prepare, "b", "y"), kept, step(phase.Prepare, "c", "x"),
 		step(phase.Join, "a", "join", "prepare/a/"),
 		failing(step(phase.Join, "b", "join", "prepare/b/"), always(cli.Hint(broken, "look at the kubelet"))),
 		step(phase.PodNet, "b", "routes", "join/b/"),
@@ -312,7 +312,7 @@ func TestFailingHostIsUndoneAlone(t *testing.T) {
 		got[s.ID] = s.State
 	}
 	want := map[string]phase.State{
-		"prepare/a/x": "done", "prepare/b/x": "undone", "prepare/b/kept": "done", "prepare/c/x": "done",
+		"prepare/a/x": "done", "prepare/b/x": "undone", "prepare/b/y": "undone", "prepare/b/kept": "done", "prepare/c/x": "done",
 		"join/a/join": "done", "join/b/join": "failed", "podnet/b/routes": "blocked", "podnet/c/routes": "done",
 		"policy/c/waits for b": "blocked", "policy/c/relies on what b took back": "blocked",
 	}
@@ -321,12 +321,12 @@ func TestFailingHostIsUndoneAlone(t *testing.T) {
 	}
 	wantFailure := []phase.Failure{{
 		Step: "join/b/join", Host: "b", Error: "files /etc/join/join: b: kubeadm join: exit status 3: two", Command: "kubeadm join", Code: 3,
-		Tail: []string{"writes /etc/join/join", "one", "two"}, Hint: "look at the kubelet", Undone: []string{"join/b/join", "prepare/b/x"},
+		Tail: []string{"writes /etc/join/join", "one", "two"}, Hint: "look at the kubelet", Undone: []string{"join/b/join", "prepare/b/y", "prepare/b/x"},
 	}}
 	if diff := cmp.Diff(wantFailure, result.Failures); diff != "" {
 		t.Errorf("failures (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"undone join/b/join", "undone prepare/b/x"}, w.order(phase.Undone)); diff != "" {
+	if diff := cmp.Diff([]string{"undone join/b/join", "undone prepare/b/y", "undone prepare/b/x"}, w.order(phase.Undone)); diff != "" {
 		t.Errorf("undone (-want +got):\n%s", diff)
 	}
 	b := w.machines["b"].Snapshot(journal.Dir)
@@ -548,6 +548,7 @@ func TestKilledAnywhereEndsTheSame(t *testing.T) {
 				if diff := cmp.Diff(want, w.snapshot()); diff != "" {
 					t.Fatalf("%s: after the second run:\n%s", where, diff)
 				}
+				wantAllDone(t, w, where, len(steps))
 				killUndo(t, w, where, n)
 				if diff := cmp.Diff(before, w.snapshot()); diff != "" {
 					t.Fatalf("%s: after undo:\n%s", where, diff)
@@ -561,6 +562,26 @@ func TestKilledAnywhereEndsTheSame(t *testing.T) {
 	}
 	if points < 60 {
 		t.Errorf("only %d points were tried", points)
+	}
+}
+
+// wantAllDone checks that the journals know of no interrupted step.
+func wantAllDone(t *testing.T, w *world, where string, steps int) {
+	t.Helper()
+	done := 0
+	for _, m := range w.machines {
+		log, err := journal.Open(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range log.Deeds() {
+			if d.State == journal.Done {
+				done++
+			}
+		}
+	}
+	if done != steps {
+		t.Errorf("%s: %d of %d steps are done in the journals", where, done, steps)
 	}
 }
 

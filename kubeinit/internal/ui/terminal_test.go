@@ -3,13 +3,16 @@ package ui_test
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 )
 
 // terminal is as much of a terminal as a View needs: it keeps lines, breaks those
 // that are too long, and knows three sequences. Others are an error.
 type terminal struct {
-	t             *testing.T
+	t  *testing.T
+	mu sync.Mutex // guards all below: a View writes from two goroutines, and a test looks on
+
 	width, height int
 	lines         [][]rune // all that was ever shown
 	row, col      int      // of the cursor, in lines
@@ -20,9 +23,21 @@ func newTerminal(t *testing.T, width, height int) *terminal {
 	return &terminal{t: t, width: width, height: height, lines: [][]rune{nil}}
 }
 
-func (s *terminal) size() (int, int) { return s.width, s.height }
+func (s *terminal) size() (int, int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.width, s.height
+}
+
+func (s *terminal) resize(width, height int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.width, s.height = width, height
+}
 
 func (s *terminal) Write(data []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for text := string(data); text != ""; {
 		if rest, found := strings.CutPrefix(text, "\x1b["); found {
 			end := strings.IndexFunc(rest, func(r rune) bool { return r >= '@' })
@@ -92,6 +107,8 @@ func (s *terminal) newline() {
 
 // String is all that was ever shown and not cleared.
 func (s *terminal) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var b strings.Builder
 	for _, line := range s.lines[:len(s.lines)-1] {
 		b.WriteString(strings.TrimRight(string(line), " ") + "\n")

@@ -198,10 +198,10 @@ func TestTerminalThatIsSmallAndResized(t *testing.T) {
 		golden(t, "terminal-small", play(t, screen, options(ui.TTY), func(seconds int, v *ui.View) {
 			switch seconds {
 			case 15:
-				screen.width = 20
+				screen.resize(20, 4)
 				v.Warn("the lock was taken over")
 			case 25:
-				screen.width, screen.height = 50, 10
+				screen.resize(50, 10)
 			}
 		}))
 	})
