@@ -15,8 +15,8 @@ import (
 	"strings"
 )
 
-// BinariesVariable is the environment variable that names a folder with the programs of Kubernetes, so that none are built. They
-// must be statically linked, because they also become images, and of the version that the laboratory runs.
+// BinariesVariable is the environment variable that names a folder with the programs of Kubernetes, so that none are built.
+// They must be statically linked, because they also become images, and of the version that the laboratory runs.
 const BinariesVariable = "KUBE_BIN_DIR"
 
 // goFlags make builds static and repeatable. Two packages at a time are what a small machine can bear.
@@ -95,7 +95,8 @@ func (c cache) build(ctx context.Context, module string, p program, ldflags, dir
 	return err
 }
 
-// own builds the laboratory's own programs: those that run in pods, and labinit. The go command knows when there is nothing to do.
+// own builds the laboratory's own programs: those that run in pods, and labinit. The go command knows when there is nothing
+// to do.
 func (c cache) own(ctx context.Context, source string) (dir string, err error) {
 	dir = filepath.Join(c.dir, "own")
 	if err := os.MkdirAll(dir, 0o755); err != nil {

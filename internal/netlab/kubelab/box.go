@@ -37,7 +37,8 @@ var (
 	commandEnv = []string{boxEnv[0], "TERM=dumb", "HOME=/root", "LANG=C.UTF-8", "KUBECONFIG=/etc/kubernetes/admin.conf"}
 )
 
-// create makes the folders of the box: an empty layer, a /var like that of root, and in it a containerd store unless that is "".
+// create makes the folders of the box: an empty layer, a /var like that of root, and in it a containerd store unless that is
+// "".
 func (b *box) create(root, store string) error {
 	b.spec.Upper, b.spec.Work = filepath.Join(b.dir, "upper"), filepath.Join(b.dir, "work")
 	b.spec.Root, b.spec.Var = filepath.Join(b.dir, "root"), filepath.Join(b.dir, "var")
@@ -103,7 +104,7 @@ func (b *box) poll(ctx context.Context, what string, done func() bool) error {
 }
 
 func (b *box) fault(what string) error {
-	console, _ := os.ReadFile(b.spec.Console) //nolint:errcheck // only adds to an error
+	console, _ := os.ReadFile(b.spec.Console) // only adds to an error
 	return fmt.Errorf("host %s: %s: %s", b.net.Name(), what, tail(b.log()+string(console)))
 }
 
@@ -181,7 +182,7 @@ func (b *box) end(ctx context.Context, s syscall.Signal) error {
 
 // child finds the child of a process: its number here, and the one in the namespace around its own. 0 means that there is none.
 func child(parent int) (pid, near int) {
-	status, _ := filepath.Glob("/proc/[0-9]*/status") //nolint:errcheck // the pattern is well-formed
+	status, _ := filepath.Glob("/proc/[0-9]*/status")
 	for _, name := range status {
 		text, err := os.ReadFile(name)
 		if err != nil {

@@ -37,7 +37,8 @@ func hierarchies() ([]string, error) {
 		}
 	}
 	if len(missing) > 0 {
-		return nil, fmt.Errorf("the machines need the cgroup controllers %s below %s as version 1 hierarchies; a machine with version 2 alone cannot run the laboratory",
+		return nil, fmt.Errorf("cgroup controllers %s are not below %s as version 1 hierarchies; "+
+			"a machine with version 2 alone cannot run the laboratory",
 			strings.Join(missing, ", "), cgroupRoot)
 	}
 	return names, nil
@@ -124,7 +125,7 @@ func tryRemoveCgroups() error {
 
 // leftCgroups are the cgroups of the laboratory that there are.
 func leftCgroups() []string {
-	tops, _ := filepath.Glob(filepath.Join(cgroupRoot, "*", cgroupTop)) //nolint:errcheck // the pattern is well-formed
+	tops, _ := filepath.Glob(filepath.Join(cgroupRoot, "*", cgroupTop))
 	var found []string
 	for _, top := range tops {
 		filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error { //nolint:errcheck // what went meanwhile is not left

@@ -91,7 +91,8 @@ func TestTwoHostsBecomeAClusterByHand(t *testing.T) {
 	t.Logf("two nodes ready after %.1f s\n%s", time.Since(start).Seconds(), mustSSH(t, w, "master01", kubectl+"get nodes -o wide", ""))
 
 	mustSSH(t, w, "master01", kubectl+"apply -f -", fmt.Sprintf(webManifest, kubelab.WebImage))
-	mustSSH(t, w, "master01", kubectl+"rollout status ds/web --timeout=120s && "+kubectl+"-n kube-system rollout status ds/kube-proxy --timeout=120s && "+
+	mustSSH(t, w, "master01", kubectl+"rollout status ds/web --timeout=120s && "+
+		kubectl+"-n kube-system rollout status ds/kube-proxy --timeout=120s && "+
 		kubectl+"-n kube-system rollout status deploy/coredns --timeout=120s", "")
 	checkPods(t, w)
 	t.Logf("pods reach each other after %.1f s", time.Since(start).Seconds())
@@ -111,8 +112,8 @@ func joinCommand(t *testing.T, out string) string {
 func connectPods(t *testing.T, w *kubelab.World, routers map[string]string) {
 	t.Helper()
 	for node, router := range routers {
-		cidr := mustSSH(t, w, "master01", "for i in $(seq 100); do c=$("+kubectl+"get node "+node+" -o jsonpath={.spec.podCIDR}); [ \"$c\" ] && break; sleep 0.1; done; echo $c", "")
-		cidr = strings.TrimSpace(cidr)
+		mustSSH(t, w, "master01", kubectl+"wait --for=jsonpath={.spec.podCIDR} --timeout=60s node/"+node, "")
+		cidr := strings.TrimSpace(mustSSH(t, w, "master01", kubectl+"get node "+node+" -o jsonpath={.spec.podCIDR}", ""))
 		mustSSH(t, w, node, "mkdir -p /etc/cni/net.d && cat > /etc/cni/net.d/10-lab.conflist", fmt.Sprintf(conflist, cidr))
 		for _, r := range w.Routers() {
 			via := w.Host(node).Addr()

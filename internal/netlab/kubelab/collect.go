@@ -30,8 +30,8 @@ done
 // collectTimeout bounds what is spent on one host.
 const collectTimeout = 3 * time.Minute
 
-// Collect writes what a person wants to see after a failure into a folder, a file for every host that has power: journal, units,
-// network, pods and their logs, and what the machine's console got. It goes on where a host does not answer, even if
+// Collect writes what a person wants to see after a failure into a folder, a file for every host that has power: journal,
+// units, network, pods and their logs, and what the machine's console got. It goes on where a host does not answer, even if
 // ctx is done already; the errors are joined.
 func (w *World) Collect(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), collectTimeout)

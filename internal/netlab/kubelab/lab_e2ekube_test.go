@@ -51,7 +51,8 @@ func TestReferenceDeploymentBoots(t *testing.T) {
 	t.Logf("the mesh carries everything after %.1f s", time.Since(start).Seconds())
 
 	for _, h := range w.Hosts() {
-		got := mustSSH(t, w, h.Name(), "hostname; cat /proc/1/comm; systemctl is-system-running || true; modprobe -a overlay br_netfilter && sysctl --system >/dev/null && echo settings; hostname -I", "")
+		got := mustSSH(t, w, h.Name(), "hostname; cat /proc/1/comm; systemctl is-system-running || true; "+
+			"modprobe -a overlay br_netfilter && sysctl --system >/dev/null && echo settings; hostname -I", "")
 		want := h.Name() + "\nsystemd\nrunning\nsettings\n" + h.Addr().String()
 		if strings.TrimSpace(got) != want {
 			t.Errorf("%s says %q, want %q", h.Name(), got, want)
@@ -70,7 +71,8 @@ func TestReferenceDeploymentBoots(t *testing.T) {
 			}
 		}
 	}
-	if got := mustSSH(t, w, "lb", "which kubeadm kubelet; which haproxy; systemctl is-active containerd haproxy || true", ""); got != "/usr/sbin/haproxy\ninactive\ninactive\n" {
+	got := mustSSH(t, w, "lb", "which kubeadm kubelet; which haproxy; systemctl is-active containerd haproxy || true", "")
+	if got != "/usr/sbin/haproxy\ninactive\ninactive\n" {
 		t.Errorf("the load balancer has %q, want an idle HAProxy and nothing of a cluster", got)
 	}
 	checkOperator(t, w)
@@ -79,7 +81,8 @@ func TestReferenceDeploymentBoots(t *testing.T) {
 // checkOperator runs the programs of people on the operator's machine.
 func checkOperator(t *testing.T, w *kubelab.World) {
 	t.Helper()
-	out, err := w.Operator().Command(t.Context(), "sh", "-c", "echo $HOME; ls -A ~/.ssh; which kubeadm kubectl kubelet containerd; ip -4 -o address show eth0 | awk '{ print $4 }'").Output()
+	const look = "echo $HOME; ls -A ~/.ssh; which kubeadm kubectl kubelet containerd; ip -4 -o address show eth0 | awk '{ print $4 }'"
+	out, err := w.Operator().Command(t.Context(), "sh", "-c", look).Output()
 	want := w.Operator().Home() + "\nid_ed25519\nid_ed25519.pub\nknown_hosts\n192.168.10.250/24\n"
 	if err != nil || string(out) != want {
 		t.Errorf("operator has %q (%v), want %q", out, err, want)
@@ -93,7 +96,8 @@ func checkOperator(t *testing.T, w *kubelab.World) {
 func TestPowerLossIsSilentAndDisksSurvive(t *testing.T) {
 	w := newWorld(t, kubelab.Options{Hosts: []string{"master01", "master02"}})
 	h := w.Host("master01")
-	mustSSH(t, w, "master01", "echo kept > /etc/kept; echo gone > /run/gone; ip link add gone0 type bridge; nft add table inet gone; ip route add 10.9.0.0/16 via 192.168.10.1; sync", "")
+	mustSSH(t, w, "master01", "echo kept > /etc/kept; echo gone > /run/gone; sync; "+
+		"ip link add gone0 type bridge; nft add table inet gone; ip route add 10.9.0.0/16 via 192.168.10.1", "")
 	before, err := w.Host("master02").Snapshot(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Leftovers describes, one line each, what there is of the world on the machine: processes, namespaces that something keeps, cgroups,
-// mounts and what the machines wrote. nil means that nothing of a closed world is left. The cache is no leftover.
+// Leftovers describes, one line each, what there is of the world on the machine: processes, namespaces that something keeps,
+// cgroups, mounts and what the machines wrote. nil means that nothing of a closed world is left. The cache is no leftover.
 func (w *World) Leftovers() []string {
 	var left []string
 	if w.net != nil {

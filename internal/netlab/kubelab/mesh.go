@@ -13,9 +13,9 @@ import (
 	"github.com/planetmesh/planetmesh/internal/netlab/meshlab"
 )
 
-// StartMesh makes one network of the LANs: the first router founds a mesh of that name, the others join by tickets, and each runs meshd
-// with the state directory that meshd has by default. It returns when all machines and the operator reach each other. [Options.Meshd]
-// must have been set. The processes are those of [World.Meshd].
+// StartMesh makes one network of the LANs: the first router founds a mesh of that name, the others join by tickets, and each
+// runs meshd with the state directory that meshd has by default. It returns when all machines and the operator reach each
+// other. [Options.Meshd] must have been set. The processes are those of [World.Meshd].
 func (w *World) StartMesh(ctx context.Context, mesh string) error {
 	if w.options.Meshd == "" {
 		return errors.New("start mesh: the routers have no meshd")
@@ -69,8 +69,8 @@ func (h *Host) runMeshd(ctx context.Context) error {
 	return nil
 }
 
-// Meshd is the daemon that [World.StartMesh] has started on a router, or nil. Killing it kills labinit beside it alone; stop it with
-// [netlab.Process.Stop], or with commands on the router.
+// Meshd is the daemon that [World.StartMesh] has started on a router, or nil. Killing it kills labinit beside it alone; stop
+// it with [netlab.Process.Stop], or with commands on the router.
 func (w *World) Meshd(router string) *netlab.Process { return w.Host(router).daemon }
 
 // awaitReach pings between all machines and the operator until all pairs answer.

@@ -75,10 +75,13 @@ var containerdPrograms = []string{"containerd", "containerd-shim-runc-v2", "ctr"
 // nodeRevision changes when layers are to be made anew though nothing else in their recipe has changed.
 const nodeRevision = "1"
 
-// layer makes a folder with what the machines of a cluster have beyond the root: the container runtime, the network plug-ins and,
-// unless bare, the programs of Kubernetes; with containerd configured for them or as the distribution has it.
+// layer makes a folder with what the machines of a cluster have beyond the root: the container runtime, the network plug-ins
+// and, unless bare, the programs of Kubernetes; with containerd configured for them or as the distribution has it.
 func (c cache) layer(a *Assets, bare bool, state ContainerdState) (string, error) {
-	recipe := []string{nodeRevision, a.identity, a.root, a.pause, kubeletUnit, kubeletDropIn, containerdConfig[a.release.containerd], fmt.Sprint(bare, state)}
+	recipe := []string{
+		nodeRevision, a.identity, a.root, a.pause, kubeletUnit, kubeletDropIn, containerdConfig[a.release.containerd],
+		fmt.Sprint(bare, state),
+	}
 	return c.entry("node", "the layer of the nodes", recipe, func(dir string) error {
 		plugins, err := os.ReadDir(filepath.Join(a.root, "usr/lib/cni"))
 		if err != nil {

@@ -18,9 +18,9 @@ import (
 	"github.com/planetmesh/planetmesh/internal/netlab"
 )
 
-// Operator is the machine from which people work on the others: 192.168.10.250, in the network of site 10 and with the files of this
-// machine, so that programs under test can be run in place. It has no program of a cluster in its PATH, and in its home directory
-// an SSH key that every other host lets in as root, and their host keys.
+// Operator is the machine from which people work on the others: 192.168.10.250, in the network of site 10 and with the files
+// of this machine, so that programs under test can be run in place. It has no program of a cluster in its PATH, and in its
+// home directory an SSH key that every other host lets in as root, and their host keys.
 type Operator struct {
 	host *netlab.Host
 	keys *keys
@@ -62,15 +62,15 @@ func (o *Operator) Net() *netlab.Host { return o.host }
 // Home is the operator's home directory, which no other machine has.
 func (o *Operator) Home() string { return filepath.Join(o.host.Dir(), "home") }
 
-// KeyFile is the private key, under the name that ssh programs look for, and KnownHostsFile the host keys of all other hosts, by
-// name and by every address.
+// KeyFile is the private key, under the name that ssh programs look for, and KnownHostsFile the host keys of all other
+// hosts, by name and by every address.
 func (o *Operator) KeyFile() string { return filepath.Join(o.Home(), ".ssh/id_ed25519") }
 
 // KnownHostsFile is described at [Operator.KeyFile].
 func (o *Operator) KnownHostsFile() string { return filepath.Join(o.Home(), ".ssh/known_hosts") }
 
-// Command prepares a program as the operator would run it: in the home directory, with an environment that has HOME, PATH, USER, TERM
-// and nothing else. Its fields may be changed before it is started.
+// Command prepares a program as the operator would run it: in the home directory, with an environment that has HOME, PATH,
+// USER, TERM and nothing else. Its fields may be changed before it is started.
 func (o *Operator) Command(ctx context.Context, name string, args ...string) *netlab.Cmd {
 	c := o.host.Command(ctx, name, args...)
 	c.Dir = o.Home()
@@ -81,15 +81,15 @@ func (o *Operator) Command(ctx context.Context, name string, args ...string) *ne
 // ErrSession is in the errors of [Operator.SSH] when the command was not what went wrong.
 var ErrSession = errors.New("ssh session")
 
-// SSH runs a shell command as root on another host and returns its standard output. Nothing is resolved: the connection goes to the host's
-// address, whose host key must be the host's. A command that ends with another status than 0 is an [*ssh.ExitError] in
-// the error, with the end of what it wrote to its standard error; all else is [ErrSession].
+// SSH runs a shell command as root on another host and returns its standard output. Nothing is resolved: the connection goes
+// to the host's address, whose host key must be the host's. A command that ends with another status than 0 is an
+// [*ssh.ExitError] in the error, with the end of what it wrote to its standard error; all else is [ErrSession].
 func (o *Operator) SSH(ctx context.Context, h *Host, command string, stdin io.Reader) (string, error) {
 	client, err := o.dial(ctx, h)
 	if err != nil {
 		return "", fmt.Errorf("host %s: %w: %w", h.Name(), ErrSession, err)
 	}
-	defer client.Close()                                      //nolint:errcheck // nothing is buffered
+	defer client.Close()
 	stop := context.AfterFunc(ctx, func() { client.Close() }) //nolint:errcheck // then it was closed
 	defer stop()
 	session, err := client.NewSession()

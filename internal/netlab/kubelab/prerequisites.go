@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a world needs. Memory was measured with a cluster of seven nodes: 1.35 GiB in processes and as much again in caches that
-// it works from; the first control plane had most of it, 405 MiB. The disk holds programs, a Debian and images (3 GiB), the build's
-// intermediate results and modules (5 GiB), and what machines write.
+// What a world needs. Memory was measured with a cluster of seven nodes: 1.35 GiB in processes and as much again in caches
+// that it works from; the first control plane had most of it, 405 MiB. The disk holds programs, a Debian and images (3 GiB),
+// the build's intermediate results and modules (5 GiB), and what machines write.
 const (
 	memoryBase    = 512 << 20
 	memoryPerHost = 450 << 20
@@ -85,7 +85,7 @@ func memory() int64 {
 	}
 	for line := range strings.Lines(string(text)) {
 		if value, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
-			n, _ := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64) //nolint:errcheck // 0 is refused
+			n, _ := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64) // 0 is refused
 			return n << 10
 		}
 	}
@@ -118,7 +118,7 @@ func inotify() int {
 	if err != nil {
 		return 0
 	}
-	files, _ := filepath.Glob("/proc/[0-9]*/fd/*") //nolint:errcheck // the pattern is well-formed
+	files, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, f := range files {
 		if target, err := os.Readlink(f); err == nil && target == "anon_inode:inotify" {
 			limit--

@@ -48,7 +48,8 @@ func TestReleasesAreThoseOfTheirModules(t *testing.T) {
 					}
 				}
 			}
-			want := []string{"coredns", "etcd", "etcdctl", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubeadm", "kubectl", "kubelet"}
+			want := []string{"coredns", "etcd", "etcdctl", "kube-apiserver", "kube-controller-manager", "kube-proxy",
+				"kube-scheduler", "kubeadm", "kubectl", "kubelet"}
 			for _, name := range want {
 				if !slices.Contains(r.names(), name) {
 					t.Errorf("no program %s", name)
@@ -250,7 +251,8 @@ func TestPruneRemovesWhatIsUnusedAndHalves(t *testing.T) {
 	c := newCache(t)
 	now := time.Now()
 	for name, age := range map[string]time.Duration{
-		"bin-old": keepUnused + time.Hour, "bin-new": time.Hour, "root-new.part": time.Hour, "own": keepUnused + time.Hour, "lock-old": keepUnused + time.Hour,
+		"bin-old": keepUnused + time.Hour, "bin-new": time.Hour, "root-new.part": time.Hour,
+		"own": keepUnused + time.Hour, "lock-old": keepUnused + time.Hour,
 	} {
 		dir := filepath.Join(c.dir, name)
 		if err := errors.Join(os.Mkdir(dir, 0o755), os.Chtimes(dir, now.Add(-age), now.Add(-age))); err != nil {
@@ -329,8 +331,9 @@ func TestTopologyHasTheChosenHostsAndTheOperator(t *testing.T) {
 	if diff := cmp.Diff([]string{"gw10", "master01", "gw20", "gw30", "node03", "operator"}, names); diff != "" {
 		t.Error(diff)
 	}
-	if got := topology.Host("gw20"); !got.Forward || len(got.Routes) != 2 || got.Routes[0].Dst.String() != "192.168.10.0/24" || got.Routes[0].Via.String() != "10.4.0.90" {
-		t.Errorf("routed gw20 %+v", got)
+	gw20 := topology.Host("gw20")
+	if !gw20.Forward || len(gw20.Routes) != 2 || fmt.Sprint(gw20.Routes[0]) != "{192.168.10.0/24 10.4.0.90}" {
+		t.Errorf("routed gw20 %+v", gw20)
 	}
 	if got := netlab.Reference(); got.Host("gw20").Forward {
 		t.Error("the reference deployment itself was changed")
@@ -391,5 +394,17 @@ func TestMissingLibraryIsNamed(t *testing.T) {
 	root := t.TempDir()
 	if _, err := findLibrary(root, "libc.so.6"); err == nil || !strings.Contains(err.Error(), "libc.so.6") {
 		t.Errorf("an empty root: got %v", err)
+	}
+}
+
+func TestCheckNamesWhatTheMachineLacks(t *testing.T) {
+	err := check(newCache(t), 10000)
+	if err == nil {
+		t.Fatal("a machine with room for ten thousand")
+	}
+	for _, want := range []string{"10000 machines want 4500512 MiB", "fs.inotify.max_user_instances"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\ndoes not say %q", err, want)
+		}
 	}
 }

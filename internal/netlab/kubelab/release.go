@@ -39,7 +39,8 @@ var kubernetes = []program{
 // guests are the laboratory's own programs that run in pods. They are built in a moment, and never taken from KUBE_BIN_DIR.
 var guests = []program{{"pause", "./pause"}, {"web", "./web"}}
 
-// releases are those that the laboratory knows. Their modules pin every version; a new patch release is a change there and here.
+// releases are those that the laboratory knows. Their modules pin every version; a new patch release is a change there and
+// here.
 var releases = []release{
 	{
 		minor: "1.34", version: "v1.34.4", containerd: 1,

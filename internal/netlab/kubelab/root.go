@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -62,8 +63,11 @@ const rootRevision = "1"
 
 // root is the folder with the Debian that all machines have, from the distribution's archive.
 func (c cache) root(ctx context.Context) (string, error) {
-	recipe := []string{rootRevision, suite, runtime.GOARCH, kernel(), strings.Join(packages, " "), strings.Join(masked, " "), strings.Join(notEnabled, " ")}
-	for _, name := range sortedNames(rootFiles) {
+	recipe := []string{rootRevision, suite, runtime.GOARCH, kernel()}
+	for _, list := range [][]string{packages, masked, notEnabled} {
+		recipe = append(recipe, strings.Join(list, " "))
+	}
+	for _, name := range slices.Sorted(maps.Keys(rootFiles)) {
 		recipe = append(recipe, name, rootFiles[name])
 	}
 	return c.entry("root", "a Debian "+suite+" (two minutes, 90 MB from its archive)", recipe, func(dir string) error {
@@ -169,7 +173,7 @@ func declareModules(ctx context.Context, c cache, dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, option := range sortedNames(builtIn) {
+	for _, option := range slices.Sorted(maps.Keys(builtIn)) {
 		if config[option] {
 			fmt.Fprintf(&names, "kernel/%s.ko\n", builtIn[option])
 		}
@@ -264,13 +268,4 @@ func clone(from, to string) error {
 		return errors.Join(err, out.Close())
 	}
 	return out.Close()
-}
-
-func sortedNames(m map[string]string) []string {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }

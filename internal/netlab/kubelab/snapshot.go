@@ -13,8 +13,8 @@ import (
 )
 
 // snapshotScript describes what a cluster may change on a machine, except its network. What changes by itself is left out:
-// journals and login records, what systemd and mount(8) note for themselves, containerd's images and the state of its containers,
-// the count of connections. The cgroup of a service is there while the service is, which the units show.
+// journals and login records, what systemd and mount(8) note for themselves, containerd's images and the state of its
+// containers, the count of connections. The cgroup of a service is there while the service is, which the units show.
 const snapshotScript = `export LC_ALL=C
 found() {
 	find /etc /opt /usr/local /var/lib /run \( -path /var/lib/containerd -o -path '/run/containerd/io.containerd.*' -o -path /run/log \
@@ -41,14 +41,15 @@ echo '# settings'
 grep -rs '' /proc/sys/net | grep -v nf_conntrack_count | sort
 `
 
-// restarting are units between two tries of a program that ends at once, as a kubelet does before it has a configuration: whether
-// a look finds it waiting or trying is chance.
+// restarting are units between two tries of a program that ends at once, as a kubelet does before it has a configuration:
+// whether a look finds it waiting or trying is chance.
 var restarting = regexp.MustCompile(`(?m)^(\S+ loaded) (activating auto-restart|activating start|active running)$`)
 
-// Snapshot describes as text what there is on a host with power that a cluster might change: files and their contents below /etc, /opt,
-// /usr/local, /var/lib and /run, units and which of them are enabled and run, cgroups, mounts, named network namespaces, links, addresses,
-// routes, rules, nftables without counters, and all settings of the network. Left out are times, journals, login records, and
-// containerd's store. Two snapshots of an unchanged host are equal; [Diff] compares them.
+// Snapshot describes as text what there is on a host with power that a cluster might change: files and their contents below
+// /etc, /opt, /usr/local, /var/lib and /run, units and which of them are enabled and run, cgroups, mounts, named network
+// namespaces, links, addresses, routes, rules, nftables without counters, and all settings of the network. Left out are
+// times, journals, login records, and containerd's store. Two snapshots of an unchanged host are equal; [Diff] compares
+// them.
 func (h *Host) Snapshot(ctx context.Context) (string, error) {
 	files, err := h.Exec(ctx, "sh", "-c", snapshotScript)
 	if err != nil {
@@ -78,12 +79,12 @@ func (w *World) Snapshots(ctx context.Context) (map[string]string, error) {
 	return snapshots, nil
 }
 
-// Diff lists what differs between two snapshots, one line each: "- files: /etc/x f 644 0:0" was there before alone, "+ ..." is there
-// after alone. nil means equal.
+// Diff lists what differs between two snapshots, one line each: "- files: /etc/x f 644 0:0" was there before alone, "+ ..."
+// is there after alone. nil means equal.
 func Diff(before, after string) []string { return netlab.DiffSnapshots(before, after) }
 
-// DiffAll is [Diff] for the machines of two results of [World.Snapshots], each line behind the machine's name: "node01: + routes: ...". A
-// machine that is in one of them alone is a difference.
+// DiffAll is [Diff] for the machines of two results of [World.Snapshots], each line behind the machine's name: "node01: +
+// routes: ...". A machine that is in one of them alone is a difference.
 func DiffAll(before, after map[string]string) []string {
 	var diff []string
 	for name := range before {

@@ -32,8 +32,8 @@ type World struct {
 	closeErr  error
 }
 
-// Options say what a world is like. The zero value is the reference deployment with eight machines, ready for kubeadm 1.34, whose
-// routers forward nothing yet.
+// Options say what a world is like. The zero value is the reference deployment with eight machines, ready for kubeadm 1.34,
+// whose routers forward nothing yet.
 type Options struct {
 	// Hosts are the names of the machines on the LANs that there are, out of [netlab.ReferenceHosts]; nil means all eight.
 	Hosts []string
@@ -73,9 +73,9 @@ func (s ContainerdState) String() string {
 // loadBalancer is the machine of the reference deployment that is not to be a node: it has HAProxy and no container runtime.
 const loadBalancer = "lb"
 
-// Start prepares what is missing of the assets, which takes some twenty minutes the first time on a small machine, builds the world
-// and returns when systemd is up on all machines. ctx bounds Start alone. The error says what the machine lacks, which other laboratory runs
-// on it, or what did not work; nothing but the cache is left then.
+// Start prepares what is missing of the assets, which takes some twenty minutes the first time on a small machine, builds
+// the world and returns when systemd is up on all machines. ctx bounds Start alone. The error says what the machine lacks,
+// which other laboratory runs on it, or what did not work; nothing but the cache is left then.
 func Start(ctx context.Context, o Options) (*World, error) {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
@@ -287,8 +287,8 @@ func inOrder(hosts map[string]*Host) []*Host {
 	return list
 }
 
-// Close ends the world: every process, with them all namespaces and mounts, then the cgroups and what the machines wrote. The error says
-// what is left, as [World.Leftovers] does. Further calls return the same.
+// Close ends the world: every process, with them all namespaces and mounts, then the cgroups and what the machines wrote.
+// The error says what is left, as [World.Leftovers] does. Further calls return the same.
 func (w *World) Close() error {
 	w.closeOnce.Do(func() { w.closeErr = w.close() })
 	return w.closeErr
