@@ -121,6 +121,7 @@ var rules = []rule{
 		spare: []string{
 			"overlay/internal/hostnet/...", "overlay/internal/fw/...", "overlay/internal/gossip/...",
 			"overlay/internal/link/...", "overlay/internal/wgdev/...", "overlay/openvpn/...", "internal/netlab/...", "internal/cli/...",
+			"kubeinit/internal/preflight/...",
 		},
 		deny: []string{"golang.org/x/sys/unix"},
 	},
