@@ -8,6 +8,7 @@ import (
 	"path"
 	"strconv"
 
+	"github.com/planetmesh/planetmesh/internal/cli"
 	"github.com/planetmesh/planetmesh/kubeinit/internal/host"
 )
 
@@ -99,6 +100,9 @@ func (in *Intent) KeepFile(ctx context.Context, name string) error {
 		return fmt.Errorf("keep %s: %w", name, err)
 	default:
 		b.Mode, b.UID, b.GID, b.Link = info.Mode, info.UID, info.GID, info.Link
+	}
+	if info.Size > maxKept && info.Mode.IsRegular() {
+		return cli.Hint(fmt.Errorf("%s: %s has %d bytes, too many to keep a copy", in.log.h.Name(), name, info.Size), "move it away")
 	}
 	if !b.Absent && info.Mode.IsRegular() {
 		b.Copy = strconv.FormatInt(in.seq, 10) + "-" + strconv.Itoa(len(d.Before))

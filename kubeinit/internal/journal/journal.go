@@ -28,6 +28,7 @@ const (
 const (
 	compactAt = 1 << 20 // bytes; a bigger file is written anew without what has no meaning any more
 	maxFile   = 8 << 20 // bytes; a bigger one is refused
+	maxKept   = 1 << 30 // bytes of a file that is kept before it changes; programs have some 100 MiB
 	maxText   = 200     // bytes of one change
 	maxTexts  = 50      // changes of one deed
 )

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/planetmesh/planetmesh/kubeinit/internal/action/actiontest"
+	"github.com/planetmesh/planetmesh/kubeinit/internal/host"
 	"github.com/planetmesh/planetmesh/kubeinit/internal/journal"
 )
 
@@ -118,6 +119,25 @@ func TestKeptContentIsForRootOnly(t *testing.T) {
 	data, err := m.ReadFile(t.Context(), journal.File)
 	if err != nil || strings.Contains(string(data), "secret") {
 		t.Errorf("journal %q, %v", data, err)
+	}
+}
+
+// giant is a machine of which each file says that it is very big.
+type giant struct{ *actiontest.Machine }
+
+func (g giant) Stat(ctx context.Context, name string) (host.Info, error) {
+	info, err := g.Machine.Stat(ctx, name)
+	info.Size = 1 << 40
+	return info, err
+}
+
+func TestWhatIsTooBigIsNotKept(t *testing.T) {
+	m := actiontest.New("a")
+	m.Put("/etc/x", "x", 0o600, 0, 0)
+	l, err := journal.Open(t.Context(), giant{m})
+	must(t, err)
+	if err := mustBegin(t, l, "one").KeepFile(t.Context(), "/etc/x"); err == nil || strings.Contains(m.Snapshot(), journal.BeforeDir+"/") {
+		t.Errorf("KeepFile = %v\n%s", err, m.Snapshot())
 	}
 }
 

@@ -77,9 +77,10 @@ const (
 umask 077
 new=$(cat)
 if [ -e "$1" ]; then
-	read -r lease rest <"$1" || lease=0 # its maker was killed meanwhile
+	read -r lease token rest <"$1" || lease=0 # its maker was killed meanwhile
+	[ "$token" != "$2" ] || exit 0 # the answer was lost
 	age=$(($(date +%s) - $(stat -c %Y -- "$1")))
-	echo "$age $lease $rest"
+	echo "$age $lease $token $rest"
 	[ "$3" = break ] || [ "$age" -ge "$lease" ] || exit 75
 	rm -f -- "$1"
 fi
@@ -112,7 +113,11 @@ func Acquire(ctx context.Context, h host.Host, o LockOptions) (l *Lock, warning 
 	}
 	holder := strings.Join(strings.Fields(o.Holder), " ")
 	content := fmt.Sprintf("%d %s %s %s", seconds, l.token, time.Now().UTC().Format(time.RFC3339), holder)
-	out, err := l.script(ctx, lockScript, content, how)
+	var out string
+	err = persist(ctx, func() (err error) {
+		out, err = l.script(ctx, lockScript, content, how)
+		return err
+	})
 	other := parseLock(h.Name(), out)
 	switch {
 	case isLocked(err) && other != nil:
@@ -211,7 +216,10 @@ func (l *Lock) touch(ctx context.Context, stop <-chan struct{}, lost context.Can
 func (l *Lock) Release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.lease)
 	defer cancel()
-	_, err := l.script(ctx, unlockScript, "")
+	err := persist(ctx, func() error {
+		_, err := l.script(ctx, unlockScript, "")
+		return err
+	})
 	if err != nil && !isLocked(err) {
 		return fmt.Errorf("unlock the cluster: %w", err)
 	}

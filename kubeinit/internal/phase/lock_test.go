@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/planetmesh/planetmesh/internal/cli"
@@ -23,7 +24,8 @@ import (
 type shell struct {
 	host.Host
 	gone  atomic.Bool
-	calls chan string // gets what each call was about, if it is not nil
+	lose  atomic.Int32 // answers that do not come
+	calls chan string  // gets what each call was about, if it is not nil
 }
 
 func (s *shell) Name() string { return "master01" }
@@ -39,6 +41,9 @@ func (s *shell) Run(ctx context.Context, c host.Command) (host.Output, error) {
 	err := cmd.Run()
 	if exit, ran := errors.AsType[*exec.ExitError](err); ran {
 		err = &host.ExitError{Host: "master01", Args: c.Args, Code: exit.ExitCode(), Tail: strings.Split(stdout.String()+both.String(), "\n")}
+	}
+	if s.lose.Add(-1) >= 0 {
+		return host.Output{}, host.ErrLost
 	}
 	if s.calls != nil {
 		s.calls <- strings.Join(c.Args, " ")
@@ -84,6 +89,28 @@ func TestLockRefusesTheSecond(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustLock(t, o)
+}
+
+func TestLostAnswerDoesNotLockTheHolderOut(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		h := &shell{}
+		h.lose.Store(2)
+		l, warning, err := phase.Acquire(t.Context(), h, phase.LockOptions{Cluster: "planet", Dir: dir})
+		if err != nil || warning != "" {
+			t.Fatalf("Acquire = %q, %v", warning, err)
+		}
+		if _, _, err := phase.Acquire(t.Context(), h, phase.LockOptions{Cluster: "planet", Dir: dir}); err == nil {
+			t.Error("another one has it, too")
+		}
+		h.lose.Store(2)
+		if err := l.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
 }
 
 func TestLockLeavesNothing(t *testing.T) {
