@@ -54,7 +54,7 @@ func parseHierarchies(mountinfo string) []string {
 			continue
 		}
 		name, ok := strings.CutPrefix(fields[4], cgroupRoot+"/")
-		if !ok || strings.Contains(name, "/") || slices.Contains(names, name) {
+		if !ok || name == "" || strings.Contains(name, "/") || slices.Contains(names, name) {
 			continue
 		}
 		if kind[0] == "cgroup" || kind[0] == "cgroup2" && name == "unified" {

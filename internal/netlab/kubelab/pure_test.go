@@ -130,6 +130,7 @@ func TestParseHierarchies(t *testing.T) {
 
 func FuzzParseHierarchies(f *testing.F) {
 	f.Add(mountinfo)
+	f.Add("0 0 0 0 /sys/fs/cgroup/ - cgroup")
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, name := range parseHierarchies(text) {
 			if name == "" || strings.Contains(name, "/") {
