@@ -198,7 +198,7 @@ func (l *Lock) touch(ctx context.Context, stop <-chan struct{}, lost context.Can
 			return
 		case <-tick.C:
 		}
-		try, cancel := context.WithTimeout(ctx, l.lease/3)
+		try, cancel := context.WithTimeout(ctx, l.lease*2/3) // one that hangs ends with the lease
 		_, err := l.script(try, touchScript, "")
 		cancel()
 		switch {

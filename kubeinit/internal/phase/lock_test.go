@@ -178,9 +178,10 @@ func TestOnlyOneTakesOver(t *testing.T) {
 }
 
 func TestBrokenLockIsLost(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	h := &shell{calls: make(chan string, 100)}
-	l, _, err := phase.Acquire(t.Context(), h, phase.LockOptions{Cluster: "planet", Holder: "alice", Dir: dir, Lease: time.Second})
+	l, _, err := phase.Acquire(t.Context(), h, phase.LockOptions{Cluster: "planet", Holder: "alice", Dir: dir, Lease: 6 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,10 +203,11 @@ func TestBrokenLockIsLost(t *testing.T) {
 }
 
 func TestHeldLockIsTouched(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "kubeinit-planet.lock")
 	h := &shell{calls: make(chan string, 100)}
-	l, _, err := phase.Acquire(t.Context(), h, phase.LockOptions{Cluster: "planet", Dir: dir, Lease: time.Second})
+	l, _, err := phase.Acquire(t.Context(), h, phase.LockOptions{Cluster: "planet", Dir: dir, Lease: 6 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
