@@ -149,6 +149,8 @@ func newLab(t *testing.T) *lab {
 		l.hosts[h.Name] = &labHost{testHost: testHost{name: h.Name, facts: cleanFacts(h)}, h: l.w.Host(h.Name)}
 	}
 	l.o = Options{Agent: agentCommand, FsyncDir: t.TempDir(), ConnectWait: 4 * time.Second}
+	// The forwarders of a laboratory on a busy machine hold packets for seconds; late is not lost.
+	l.o.Linger, l.o.Timeout = 8*time.Second, 2*time.Minute
 	return l
 }
 
@@ -244,7 +246,7 @@ func TestMeasuresWhatLinksDo(t *testing.T) {
 	l.link("m1", netlab.Link{Delay: 20 * time.Millisecond}, netlab.Link{Delay: 35 * time.Millisecond})
 	l.link("m3", netlab.Link{Loss: 0.2}, netlab.Link{})
 	l.link("w1", netlab.Link{MTU: 1300}, netlab.Link{})
-	l.link("w2", netlab.Link{Reorder: 0.2}, netlab.Link{})
+	l.link("w2", netlab.Link{Reorder: 0.5}, netlab.Link{})
 	r, faults := l.check()
 	for _, other := range []string{"m2", "w1"} {
 		p := r.Pair("m1", other)
@@ -277,7 +279,7 @@ func TestMeasuresWhatLinksDo(t *testing.T) {
 	for _, other := range []string{"m1", "m2"} {
 		p, back := r.Pair("w2", other), r.Pair(other, "w2")
 		share := float64(p.Reordered) / float64(p.Received)
-		if share < 0.1 || share > 0.3 || float64(back.Reordered) > 0.02*float64(back.Received) {
+		if share < 0.1 || share > 0.7 || float64(back.Reordered) > 0.02*float64(back.Received) {
 			t.Errorf("w2 to %s: %d of %d late, back %d of %d", other, p.Reordered, p.Received, back.Reordered, back.Received)
 		}
 	}
@@ -324,6 +326,7 @@ func TestBlackHoleBetweenSites(t *testing.T) {
 
 func TestSiteThatIsCutOffIsOneFault(t *testing.T) {
 	l := newLab(t)
+	l.o.Linger = time.Second // much is lost
 	l.run("r", "nft", "add table ip t; add chain ip t f { type filter hook forward priority 0; policy drop; }")
 	_, faults := l.check()
 	l.want(faults, "path-missing: m1 m2 m3 w1 w2")
@@ -331,6 +334,7 @@ func TestSiteThatIsCutOffIsOneFault(t *testing.T) {
 
 func TestOneWayBlockIsNamedWithItsDirection(t *testing.T) {
 	l := newLab(t)
+	l.o.Linger = time.Second // much is lost
 	l.run("r", "nft", "add table ip t; add chain ip t f { type filter hook forward priority 0; }; add rule ip t f ip daddr 10.2.0.21 drop")
 	r, faults := l.check()
 	if p, back := r.Pair("m1", "w1"), r.Pair("w1", "m1"); !dead(p) || back.Received != back.Sent || back.Sent != backProbes {
@@ -341,6 +345,7 @@ func TestOneWayBlockIsNamedWithItsDirection(t *testing.T) {
 
 func TestFirewallsOfHosts(t *testing.T) {
 	l := newLab(t)
+	l.o.Linger = time.Second // much is lost
 	table := "add table inet t; add chain inet t i { type filter hook input priority 0; }; "
 	l.run("m1", "nft", table+"add rule inet t i tcp dport 6443 drop")
 	l.run("m2", "nft", table+"add rule inet t i tcp dport 2380 reject with tcp reset")
@@ -352,6 +357,7 @@ func TestFirewallsOfHosts(t *testing.T) {
 
 func TestFirewallRulesAreEnough(t *testing.T) {
 	l := newLab(t)
+	l.o.Linger = time.Second // much is lost
 	for _, h := range l.inv.Hosts {
 		l.run(h.Name, "nft", "add table inet filter; add chain inet filter input { type filter hook input priority filter; policy drop; }")
 	}

@@ -121,7 +121,7 @@ func (c *coordinator) measure(ctx context.Context, p couple) (out, back Pair) {
 	wg.Go(func() { m.probe(ctx) })
 	wg.Wait()
 	if m.echo != nil && m.echo.Answered > 0 {
-		wait := min(max(3*time.Duration(m.echo.RTTs.P99), 60*time.Millisecond), 5*time.Second)
+		wait := min(max(3*time.Duration(m.echo.RTTs.P99), minSizeWait), 5*time.Second)
 		wg.Go(func() { m.size(ctx, &m.out, p.a, p.b, wait) })
 		wg.Go(func() { m.size(ctx, &m.back, p.b, p.a, wait) })
 		wg.Wait()
@@ -131,6 +131,10 @@ func (c *coordinator) measure(ctx context.Context, p couple) (out, back Pair) {
 	}
 	return m.out, m.back
 }
+
+// minSizeWait is how long an answer to one size is waited for at least: what a
+// busy host may take. Where routers say what is too long, nobody waits.
+const minSizeWait = 400 * time.Millisecond
 
 // wrong notes what kept a part of the measurement from working.
 func (m *measurement) wrong(p *Pair, on int, err error) {

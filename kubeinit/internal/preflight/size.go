@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -59,11 +60,11 @@ func (a *agent) size(ctx context.Context, job *sizeJob) (*sizeResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	seq := uint32(0)
-	mtu, err := searchMTU(minMTU, min(link, 65535), func(size int) (bool, error) {
-		seq++
-		return a.trySize(ctx, job, run, p, seq, size)
-	})
+	search := &sizeSearch{a: a, job: job, run: run, peer: p, wait: time.Duration(job.Wait)}
+	if search.before, err = pathMTU(p.addr); err != nil {
+		return nil, err
+	}
+	mtu, err := search.mtu(ctx, min(link, 65535))
 	if err != nil {
 		return nil, err
 	}
@@ -74,48 +75,83 @@ func (a *agent) size(ctx context.Context, job *sizeJob) (*sizeResult, error) {
 	return &sizeResult{MTU: mtu, Assumed: assumed, Link: link}, nil
 }
 
-// trySize says whether a packet of so many bytes arrives.
-func (a *agent) trySize(ctx context.Context, job *sizeJob, run *sizeRun, p *peerState, seq uint32, size int) (bool, error) {
+// sizeSearch is one search.
+type sizeSearch struct {
+	a      *agent
+	job    *sizeJob
+	run    *sizeRun
+	peer   *peerState
+	seq    uint32
+	wait   time.Duration
+	before int // what the kernel assumed for the path
+}
+
+// told returns the path MTU if a router has said it since the search began, else 0.
+func (s *sizeSearch) told() int {
+	if mtu, err := pathMTU(s.peer.addr); err == nil && mtu < s.before {
+		return mtu
+	}
+	return 0
+}
+
+// mtu searches up to the MTU of the link. A limit that no router speaks of is tried
+// again with more patience, because a busy host looks the same.
+func (s *sizeSearch) mtu(ctx context.Context, link int) (int, error) {
+	low := minMTU
+	for range 3 {
+		mtu, err := searchMTU(low, link, s.told, func(size int) (bool, error) { return s.try(ctx, size) })
+		if err != nil || mtu == link || s.told() != 0 {
+			return mtu, err
+		}
+		s.wait *= 2
+		again := max(mtu+1, minMTU)
+		if ok, err := s.try(ctx, again); !ok || err != nil {
+			return mtu, err
+		}
+		low = again
+	}
+	return low, nil
+}
+
+// try says whether a packet of so many bytes arrives.
+func (s *sizeSearch) try(ctx context.Context, size int) (bool, error) {
+	p := s.peer
+	s.seq++
 	header := 20 + 8 // IPv4 and UDP
 	if p.addr.Addr().Is6() && !p.addr.Addr().Is4In6() {
 		header = 40 + 8
 	}
-	d := packet{kind: kindSize, from: a.self, to: job.Peer, size: uint16(size), run: job.Run, seq: seq, padding: size - header - packetLen}
+	d := packet{kind: kindSize, from: s.a.self, to: s.job.Peer, size: uint16(size), run: s.job.Run, seq: s.seq, padding: size - header - packetLen}
 	bytes := d.append(make([]byte, 0, size), p.key)
-	ack := run.expect(seq)
-	limit := time.NewTimer(time.Duration(job.Wait))
+	ack := s.run.expect(s.seq)
+	limit := time.NewTimer(s.wait)
 	defer limit.Stop()
-	again := time.NewTicker(max(time.Duration(job.Wait)/16, time.Millisecond))
-	defer again.Stop()
-	sent := 0
-	for range copies {
-		if a.sock.write(bytes, p.addr) == nil { // the error is that of a size that the kernel knows to be too long
-			sent++
+	tick := time.NewTicker(max(s.wait/16, time.Millisecond))
+	defer tick.Stop()
+	for sent := 0; ; {
+		if sent < copies && errors.Is(s.a.sock.write(bytes, p.addr), syscall.EMSGSIZE) {
+			return false, nil
 		}
+		sent++
 		select {
 		case <-ack:
 			return true, nil
-		case <-again.C:
+		case <-tick.C:
+			if told := s.told(); told != 0 && told < size {
+				return false, nil
+			}
+		case <-limit.C:
+			return false, nil
 		case <-ctx.Done():
 			return false, ctx.Err()
 		}
 	}
-	if sent == 0 {
-		return false, nil
-	}
-	select {
-	case <-ack:
-		return true, nil
-	case <-limit.C:
-		return false, nil
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
 }
 
 // searchMTU returns the largest size from low to high that passes, 0 if not even low
-// does. It tries what is likely first, then halves.
-func searchMTU(low, high int, passes func(size int) (bool, error)) (int, error) {
+// does. It tries what is likely first, then halves. told is what a router has
+// said meanwhile, or 0.
+func searchMTU(low, high int, told func() int, passes func(size int) (bool, error)) (int, error) {
 	if high < low {
 		return 0, nil
 	}
@@ -126,28 +162,25 @@ func searchMTU(low, high int, passes func(size int) (bool, error)) (int, error) 
 	if !ok || err != nil {
 		return 0, err
 	}
-	// low passes, high does not.
-	for _, guess := range []int{meshMTU, meshMTU + 1} {
-		if low < guess && guess < high {
-			if ok, err = passes(guess); err != nil {
-				return 0, err
-			}
-			if ok {
-				low = guess
-			} else {
-				high = guess
+	guesses := []int{meshMTU, meshMTU + 1}
+	if mtu := told(); mtu != 0 {
+		guesses = []int{mtu, mtu + 1}
+	}
+	for high-low > 1 { // low passes, high does not
+		size := (low + high) / 2
+		if len(guesses) > 0 {
+			size, guesses = guesses[0], guesses[1:]
+			if size <= low || size >= high {
+				continue
 			}
 		}
-	}
-	for high-low > 1 {
-		middle := (low + high) / 2
-		if ok, err = passes(middle); err != nil {
+		if ok, err = passes(size); err != nil {
 			return 0, err
 		}
 		if ok {
-			low = middle
+			low = size
 		} else {
-			high = middle
+			high = size
 		}
 	}
 	return low, nil
