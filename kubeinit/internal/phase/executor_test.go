@@ -294,8 +294,10 @@ func TestFailingHostIsUndoneAlone(t *testing.T) {
 	broken := &host.ExitError{Host: "b", Args: []string{"kubeadm", "join"}, Code: 3, Tail: []string{"one", "two"}}
 	kept := step(phase.Prepare, "b", "kept")
 	kept.UndoOnFailure = false
+	stays := step(phase.Prepare, "b", "stays")
+	stays.Stays = true
 	steps := []phase.Step{
-		step(phase.Prepare, "a", "x"), step(phase.Prepare, "b", "x"), step(phase.Prepare, "b", "y"), kept, step(phase.Prepare, "c", "x"),
+		step(phase.Prepare, "a", "x"), step(phase.Prepare, "b", "x"), step(phase.Prepare, "b", "y"), kept, stays, step(phase.Prepare, "c", "x"),
 		step(phase.Join, "a", "join", "prepare/a/"),
 		failing(step(phase.Join, "b", "join", "prepare/b/"), always(cli.Hint(broken, "look at the kubelet"))),
 		step(phase.PodNet, "b", "routes", "join/b/"),
@@ -312,7 +314,7 @@ func TestFailingHostIsUndoneAlone(t *testing.T) {
 		got[s.ID] = s.State
 	}
 	want := map[string]phase.State{
-		"prepare/a/x": "done", "prepare/b/x": "undone", "prepare/b/y": "undone", "prepare/b/kept": "done", "prepare/c/x": "done",
+		"prepare/a/x": "done", "prepare/b/x": "undone", "prepare/b/y": "undone", "prepare/b/kept": "done", "prepare/b/stays": "done", "prepare/c/x": "done",
 		"join/a/join": "done", "join/b/join": "failed", "podnet/b/routes": "blocked", "podnet/c/routes": "done",
 		"policy/c/waits for b": "blocked", "policy/c/relies on what b took back": "blocked",
 	}
@@ -330,7 +332,7 @@ func TestFailingHostIsUndoneAlone(t *testing.T) {
 		t.Errorf("undone (-want +got):\n%s", diff)
 	}
 	b := w.machines["b"].Snapshot(journal.Dir)
-	if strings.Contains(b, "/etc/prepare/x") || strings.Contains(b, "/etc/join") || !strings.Contains(b, "/etc/prepare/kept") {
+	if strings.Contains(b, "/etc/prepare/x") || strings.Contains(b, "/etc/join") || !strings.Contains(b, "/etc/prepare/kept") || !strings.Contains(b, "/etc/prepare/stays") {
 		t.Errorf("host b:\n%s", b)
 	}
 	if a := w.machines["a"].Snapshot(); !strings.Contains(a, "/etc/join/join") {

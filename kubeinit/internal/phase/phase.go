@@ -96,6 +96,8 @@ type Step struct {
 	// comes later on the same host in the same run. What was done by others stays,
 	// and the next run goes on from there.
 	UndoOnFailure bool
+	// Stays keeps a step with UndoOnFailure once it is done, whatever fails later.
+	Stays bool
 }
 
 // EventKind says what an event is about.

@@ -205,7 +205,9 @@ func (r *run) takeBack(ctx context.Context, o outcome) {
 		back = append(back, o.step)
 	}
 	for _, i := range slices.Backward(h.done) {
-		back = append(back, i)
+		if !r.g.steps[i].Stays {
+			back = append(back, i)
+		}
 	}
 	back = slices.DeleteFunc(back, func(i int) bool { return !r.g.steps[i].UndoOnFailure })
 	if len(back) == 0 {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/planetmesh/planetmesh/kubeinit/internal/host"
 	"github.com/planetmesh/planetmesh/kubeinit/internal/inventory"
@@ -141,21 +142,14 @@ func (a *access) discovery(ctx context.Context) (kubeadm.Discovery, error) {
 	if err != nil {
 		return kubeadm.Discovery{}, err
 	}
+	if err := a.put(ctx, tokenObject(a.token, time.Now().Add(tokenLife))); err != nil {
+		return kubeadm.Discovery{}, fmt.Errorf("make a token: %w", err)
+	}
 	if err := withConfig(ctx, h, "access", text, func(file string) error {
-		_, err := h.Run(ctx, host.Command{Args: []string{"kubeadm", "token", "create", "--kubeconfig", adminConf, "--config", file}, Secret: true})
-		if exit, ran := errors.AsType[*host.ExitError](err); ran && strings.Contains(strings.Join(exit.Tail, "\n"), "already exists") {
-			err = nil // init of this run has made it
-		}
-		if err != nil {
-			return fmt.Errorf("make a token: %w", err)
-		}
-		_, err = h.Run(ctx, host.Command{Args: []string{"kubeadm", "init", "phase", "upload-certs", "--upload-certs", "--config", file}, Secret: true})
-		if err != nil {
-			return fmt.Errorf("upload certificates: %w", err)
-		}
-		return nil
+		_, err := h.Run(ctx, host.Command{Args: []string{"kubeadm", "init", "phase", "upload-certs", "--upload-certs", "--config", file}, Secret: true})
+		return err
 	}); err != nil {
-		return kubeadm.Discovery{}, err
+		return kubeadm.Discovery{}, fmt.Errorf("upload certificates: %w", err)
 	}
 	ca, err := h.ReadFile(ctx, "/etc/kubernetes/pki/ca.crt")
 	if err != nil {
@@ -167,6 +161,26 @@ func (a *access) discovery(ctx context.Context) (kubeadm.Discovery, error) {
 	}
 	a.ready = &kubeadm.Discovery{Token: a.token, CAHash: hash, Key: a.key}
 	return *a.ready, nil
+}
+
+// tokenLife is how long hosts may join with a token: as long as kubeadm keeps
+// the certificates that it uploads.
+const tokenLife = 2 * time.Hour
+
+// tokenObject is the Secret that a bootstrap token is. It can be put again and
+// again, also after init has made it.
+func tokenObject(t kubeadm.Token, until time.Time) []byte {
+	_, secret, _ := strings.Cut(t.Secret(), ".")
+	return object(map[string]any{
+		"apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
+		"metadata": map[string]any{"name": "bootstrap-token-" + t.ID(), "namespace": "kube-system"},
+		"stringData": map[string]any{
+			"token-id": t.ID(), "token-secret": secret, "expiration": until.UTC().Format(time.RFC3339),
+			"usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true",
+			"auth-extra-groups": "system:bootstrappers:kubeadm:default-node-token",
+			"description":       "of kubeinit",
+		},
+	})
 }
 
 // withConfig has a file with secrets on a host as long as use runs.

@@ -20,7 +20,7 @@ func (b *builder) initialise() {
 	first := b.controlPlanes()[0]
 	b.access.node = b.node(first)
 	b.add(phase.Init, first.Name, "kubeadm", &member{access: b.access, node: b.node(first), first: true}, needsOf(first.Name)...)
-	b.last().UndoOnFailure = true
+	b.last().UndoOnFailure, b.last().Stays = true, true
 }
 
 // join makes the other control planes, one after another, and beside them the
@@ -31,12 +31,12 @@ func (b *builder) join() {
 	begun := before
 	for _, h := range planes[1:] {
 		before = b.add(phase.JoinCP, h.Name, "kubeadm", &member{access: b.access, node: b.node(h)}, append(needsOf(h.Name), before)...)
-		b.last().UndoOnFailure = true
+		b.last().UndoOnFailure, b.last().Stays = true, true
 	}
 	for _, h := range b.in.Inventory.Nodes() {
 		if !h.Is(inventory.ControlPlane) {
 			b.add(phase.Join, h.Name, "kubeadm", &member{access: b.access, node: b.node(h)}, append(needsOf(h.Name), begun)...)
-			b.last().UndoOnFailure = true
+			b.last().UndoOnFailure, b.last().Stays = true, true
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"reflect"
 
 	"github.com/planetmesh/planetmesh/kubeinit/internal/action"
@@ -41,34 +42,44 @@ func (b *builder) podNetwork() {
 func (b *builder) nodeNetwork(h *inventory.Host) {
 	files, err := podnet.Files(b.network, h.Name)
 	b.fault(err)
-	var unitFiles []action.File
+	add := func(name string, a phase.Action) { b.add(phase.PodNet, h.Name, name, a, b.joined(h)) }
+	var others []action.File
+	var conflist action.File
 	for _, f := range files {
 		file := action.File{Path: f.Path, Content: f.Data, Mode: f.Mode}
 		if f.Path == podnet.ConflistFile {
+			conflist = file
 			continue
 		}
-		unitFiles = append(unitFiles, file)
-		b.add(phase.PodNet, h.Name, name(f.Path), file, b.joined(h))
+		others = append(others, file)
+		add(path.Base(f.Path), file)
 	}
-	for _, u := range []struct{ name, unit string }{{"service", podnet.Service}, {"timer", podnet.Timer}} {
-		b.add(phase.PodNet, h.Name, u.name, action.Unit{Name: u.unit, Files: unitFiles, Enabled: action.Yes, Active: action.Yes}, b.joined(h))
-	}
+	add("up", &networkUp{files: others, Command: action.Command{
+		Name: "pod network",
+		IsSo: []string{podnet.ScriptFile, "check"},
+		Do:   [][]string{{podnet.ScriptFile, "up"}},
+		Back: [][]string{{podnet.ScriptFile, "down"}},
+	}})
+	add("service", action.Unit{Name: podnet.Service, Enabled: action.Yes})
+	add("timer", action.Unit{Name: podnet.Timer, Files: others, Enabled: action.Yes, Active: action.Yes})
 	// Last, because the node becomes Ready with it.
-	for _, f := range files {
-		if f.Path == podnet.ConflistFile {
-			b.add(phase.PodNet, h.Name, name(f.Path), action.File{Path: f.Path, Content: f.Data, Mode: f.Mode}, b.joined(h))
-		}
-	}
+	add(path.Base(conflist.Path), conflist)
 }
 
-// name is the last part of a path.
-func name(path string) string {
-	for i := len(path) - 1; i >= 0; i-- {
-		if path[i] == '/' {
-			return path[i+1:]
+// networkUp puts routes and SNAT of a node into the kernel.
+type networkUp struct {
+	action.Command
+	files []action.File // that the script reads
+}
+
+// Observe looks at the files first: with others there is something to do.
+func (n *networkUp) Observe(ctx context.Context, h host.Host) ([]phase.Change, error) {
+	for _, f := range n.files {
+		if changes, err := f.Observe(ctx, h); err != nil || len(changes) > 0 {
+			return []phase.Change{{What: n.String()}}, err
 		}
 	}
-	return path
+	return n.Command.Observe(ctx, h)
 }
 
 func (b *builder) routeSets(s inventory.Site) {
