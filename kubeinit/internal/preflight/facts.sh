@@ -38,7 +38,7 @@ if have nft; then
 	each nft nft list chains
 	say nftrun "$(nft list tables >/dev/null 2>&1 && echo yes || echo no)"
 fi
-have iptables-legacy && first legacy sh -c 'iptables-legacy -S FORWARD | grep "^-P FORWARD DROP"'
+[ -s /proc/net/ip_tables_names ] && have iptables-legacy && first legacy sh -c 'iptables-legacy -S FORWARD | grep "^-P FORWARD DROP"'
 for p in containerd runc kubelet kubeadm kubectl conntrack ethtool; do
 	have $p || continue
 	case $p in

@@ -2,10 +2,16 @@ package steps
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/planetmesh/planetmesh/kubeinit/internal/host"
 )
+
+// madeDirs are directories that kubeadm, the kubelet, containerd and the plug-ins
+// make, the innermost first.
+const madeDirs = "/etc/kubernetes /var/lib/kubelet /var/lib/etcd /var/lib/cni /etc/cni/net.d /etc/cni /opt/cni" +
+	" /run/containerd/runc/k8s.io /run/containerd/runc /run/containerd/s /run/netns /run/kubernetes /run/systemd/transient"
 
 // observeScript prints what cleanScript must not remove or has to restore:
 // tables of nftables, network links, directories, and kernel parameters that
@@ -13,10 +19,11 @@ import (
 const observeScript = `
 nft list tables 2>/dev/null | sed 's/^/nft /'
 ls /sys/class/net | sed 's/^/link /'
-for d in /etc/kubernetes /var/lib/kubelet /var/lib/etcd /etc/cni/net.d /etc/cni /var/lib/cni /opt/cni /run/flannel; do [ -e $d ] && echo "dir $d"; done
+for d in ` + madeDirs + `; do [ -e $d ] && echo "dir $d"; done
 for f in net/netfilter/nf_conntrack_max net/netfilter/nf_conntrack_tcp_timeout_established net/netfilter/nf_conntrack_tcp_timeout_close_wait net/ipv4/conf/all/route_localnet net/netfilter/nf_conntrack_tcp_be_liberal vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
 	[ -r /proc/sys/$f ] && echo "sys $f=$(cat /proc/sys/$f)"
 done
+[ -e /run/xtables.lock ] && echo "dir /run/xtables.lock"
 systemctl is-active --quiet kubelet && echo "active kubelet"
 true
 `
@@ -49,9 +56,17 @@ for n in /run/netns/cni-*; do [ -e "$n" ] && ip netns delete "${n##*/}" 2>/dev/n
 		fmt.Fprintf(&b, "%s) ;;\n", host.Quote(t))
 	}
 	b.WriteString("'table inet kubeinit-podnet') ;;\n*) nft delete $t;;\nesac; done\n")
+	// The kubelet's slices are transient units: they go when they stop. What it
+	// made in hierarchies of cgroup v1 that systemd does not use stays.
+	b.WriteString(`systemctl stop kubepods.slice 2>/dev/null
+for g in /sys/fs/cgroup/kubepods.slice /sys/fs/cgroup/*/kubepods.slice; do [ ! -d "$g" ] || find "$g" -depth -type d -exec rmdir {} + 2>/dev/null; done
+`)
 	b.WriteString("rm -rf /etc/kubernetes/manifests /etc/kubernetes/pki /etc/kubernetes/tmp /etc/kubernetes/*.conf /var/lib/kubelet/* /var/lib/kubelet/.[!.]* /var/lib/etcd/* /var/lib/cni/* /run/kubernetes /run/kubeinit/kubeadm-*.yaml\n")
-	for _, d := range []string{"/etc/kubernetes", "/var/lib/kubelet", "/var/lib/etcd", "/var/lib/cni", "/etc/cni/net.d", "/etc/cni", "/opt/cni"} {
-		if !contains(kept["dir"], d) {
+	if !slices.Contains(kept["dir"], "/run/xtables.lock") {
+		b.WriteString("rm -f /run/xtables.lock\n")
+	}
+	for d := range strings.FieldsSeq(madeDirs) {
+		if !slices.Contains(kept["dir"], d) {
 			fmt.Fprintf(&b, "[ ! -e %s ] || rmdir %s 2>/dev/null\n", d, d)
 		}
 	}
@@ -63,13 +78,4 @@ for n in /run/netns/cni-*; do [ -e "$n" ] && ip netns delete "${n##*/}" 2>/dev/n
 	}
 	b.WriteString("[ ! -e /etc/kubernetes/kubelet.conf ]\n")
 	return b.String()
-}
-
-func contains(all []string, s string) bool {
-	for _, x := range all {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }

@@ -64,6 +64,8 @@ func (b *builder) ownProxy(h *inventory.Host, balancer bool) {
 	b.fault(err)
 	unit := action.File{Path: apiproxy.UnitFile, Content: []byte(text)}
 	add("apiproxy.service", unit)
+	// systemd makes this for units with a dynamic user.
+	add("dynamic-uid", action.Directory{Path: "/run/systemd/dynamic-uid"})
 	add("apiproxy", action.Unit{
 		Name: apiproxy.UnitName, Files: []action.File{unit, config},
 		Enabled: action.Yes, Active: action.Yes,

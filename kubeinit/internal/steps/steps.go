@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/planetmesh/planetmesh/kubeinit/internal/action"
 	"github.com/planetmesh/planetmesh/kubeinit/internal/containerd"
@@ -203,6 +204,10 @@ func (b *builder) containerd(h *inventory.Host) {
 		file := action.File{Path: containerd.File, Content: text}
 		b.add(phase.Prepare, h.Name, "containerd.toml", file)
 		unit.Files = []action.File{file}
+	}
+	// containerd makes these when it serves kubelets.
+	for _, d := range []string{"/opt/containerd", "/opt/containerd/bin", "/opt/containerd/lib"} {
+		b.add(phase.Prepare, h.Name, strings.ReplaceAll(d[1:], "/", "-"), action.Directory{Path: d, Mode: 0o711})
 	}
 	b.add(phase.Prepare, h.Name, "containerd", unit)
 }
