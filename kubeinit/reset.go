@@ -125,5 +125,9 @@ func forget(ctx context.Context, h host.Host) error {
 	if err != nil {
 		return err
 	}
-	return log.End(ctx, false)
+	if err := log.End(ctx, false); err != nil {
+		return err
+	}
+	_, err = h.Run(ctx, host.Command{Args: []string{"rm", "-rf", host.UnitDir}})
+	return err
 }

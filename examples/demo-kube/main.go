@@ -45,6 +45,7 @@ const limit = 20 * time.Minute
 type demo struct {
 	out       io.Writer
 	kubeinit  string
+	inventory []byte
 	world     *kubelab.World
 	before    map[string]string
 	leftovers []string
@@ -56,11 +57,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("demo-kube", flag.ContinueOnError)
 	meshd := flags.String("meshd", "bin/meshd", "meshd program for the routers")
 	kubeinit := flags.String("kubeinit", "bin/kubeinit", "kubeinit program for the operator")
+	endpoint := flags.String("endpoint", "proxy", "who serves the API's endpoint: proxy or haproxy")
 	collect := flags.String("collect", "", "folder for the logs of all machines if something does not work")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	d := &demo{out: out}
+	d := &demo{out: out, inventory: bytes.Replace(inventory, []byte("endpoint: proxy"), []byte("endpoint: "+*endpoint), 1)}
 	var err error
 	if d.kubeinit, err = filepath.Abs(*kubeinit); err != nil {
 		return err
@@ -103,10 +105,10 @@ func (d *demo) show(ctx context.Context) error {
 		return err
 	}
 	file := filepath.Join(d.world.Operator().Home(), "cluster.yaml")
-	if err := d.world.Operator().Net().WriteFile(file, inventory, 0o644); err != nil {
+	if err := d.world.Operator().Net().WriteFile(file, d.inventory, 0o644); err != nil {
 		return err
 	}
-	fmt.Fprintf(d.out, "\nThe inventory, at the operator's desk:\n\n%s\n", inventory)
+	fmt.Fprintf(d.out, "\nThe inventory, at the operator's desk:\n\n%s\n", d.inventory)
 	for _, args := range [][]string{
 		{"plan", "-f", "cluster.yaml"},
 		{"apply", "-f", "cluster.yaml", "--yes"},
