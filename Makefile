@@ -18,7 +18,7 @@ PLATFORMS := linux/arm64 darwin/arm64 windows/amd64
 LINTER   := bin/tools/golangci-lint
 
 .NOTPARALLEL: # two of these at once slow each other down
-.PHONY: check help build test unit race lint tidy-check cross integration e2e openvpn openvpn-table e2e-openvpn-versions bench bench-openvpn soak-openvpn sim sim-ci sim-report sim-real fuzz cover demo demo-vyos demo-kube e2e-kubelab deps clean
+.PHONY: check help build test unit race lint tidy-check cross integration e2e openvpn openvpn-table e2e-openvpn-versions bench bench-openvpn soak-openvpn sim sim-ci sim-report sim-real fuzz cover demo demo-vyos demo-kube e2e-kube e2e-kubelab deps clean
 
 check: build race lint cross tidy-check sim-ci ## what CI runs without privileges (the default)
 
@@ -105,10 +105,13 @@ demo-vyos: build ## a VyOS router joins by OpenVPN, one of its two gateways dies
 
 ENDPOINT ?= proxy
 demo-kube: build ## kubeinit builds a real cluster over three sites (ENDPOINT=haproxy: behind HAProxy); root, 5 minutes, the first time 30
-	.ci/deps ip nft debootstrap && go run ./examples/demo-kube -endpoint $(ENDPOINT)
+	.ci/deps ip nft && go run ./examples/demo-kube -endpoint $(ENDPOINT)
+
+e2e-kube: build ## kubeinit on two hosts: killed everywhere, failing, planned, reset; KUBE_VERSION=1.37 for the newer; root, 10 minutes
+	.ci/deps ip nft && go test -tags e2ekube -count=1 -v -timeout 40m -run 'Apply|Undone' ./kubeinit
 
 e2e-kubelab: build ## the laboratory of demo-kube itself, with kubeadm by hand; KUBE_VERSION=1.37 for the newer; root
-	.ci/deps ip nft debootstrap && MESHD=$(CURDIR)/bin/meshd go test -tags e2ekube -count=1 -v -timeout 40m ./internal/netlab/kubelab
+	.ci/deps ip nft && MESHD=$(CURDIR)/bin/meshd go test -tags e2ekube -count=1 -v -timeout 40m ./internal/netlab/kubelab
 
 deps: ## the programs that tests run (apt-get as root, otherwise says what is missing)
 	.ci/deps

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/planetmesh/planetmesh/internal/cli"
 )
@@ -70,5 +73,24 @@ hosts:
 	}
 	if _, problem := mustRun(t, cli.ExitFailed, "plan", "-f", file); !strings.Contains(problem, "connect to m") {
 		t.Errorf("says %q", problem)
+	}
+}
+
+func TestResetEndsWithWhatLeadsToTheControlPlanes(t *testing.T) {
+	inv, err := readInventory(filepath.Join("internal", "inventory", "testdata", "reference.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := [][]string{
+		{"node01", "node02", "node03", "node04"}, {"master03"}, {"master02"}, {"master01"}, {"lb", "gw10", "gw20", "gw30"},
+	}
+	got := groups(inv, nil)
+	slices.Sort(got[len(got)-1])
+	slices.Sort(want[len(want)-1])
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("groups: -want +got:\n%s", diff)
+	}
+	if diff := cmp.Diff([][]string{{"node02"}, {"master02"}}, groups(inv, []string{"master02", "node02"})); diff != "" {
+		t.Errorf("of two: -want +got:\n%s", diff)
 	}
 }

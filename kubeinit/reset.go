@@ -84,9 +84,7 @@ func without(inv *inventory.Inventory, names []string) *inventory.Inventory {
 	return &out
 }
 
-// takeBack undoes everything on the named hosts, on all if there are none. The
-// control planes come last and one after another, so that each can leave etcd
-// while the others are there.
+// takeBack undoes everything on the named hosts, on all if there are none.
 func takeBack(ctx context.Context, e *phase.Executor, inv *inventory.Inventory, names []string) error {
 	for _, group := range groups(inv, names) {
 		if _, err := e.Undo(ctx, steps.Members(inv, e.Hosts), group); err != nil {
@@ -101,22 +99,32 @@ func takeBack(ctx context.Context, e *phase.Executor, inv *inventory.Inventory, 
 	return nil
 }
 
-func groups(inv *inventory.Inventory, names []string) [][]string {
-	var planes [][]string
-	var others []string
+// groups are the hosts that leave at the same time, in their order: workers,
+// then the control planes one after another, the oldest last, so that each can
+// leave etcd while others are there, then what leads to them.
+func groups(inv *inventory.Inventory, names []string) (out [][]string) {
+	var workers, planes, others []string
 	for _, h := range inv.Hosts {
 		switch {
 		case len(names) > 0 && !slices.Contains(names, h.Name):
 		case h.Is(inventory.ControlPlane):
-			planes = append([][]string{{h.Name}}, planes...)
+			planes = append(planes, h.Name)
+		case h.IsNode():
+			workers = append(workers, h.Name)
 		default:
 			others = append(others, h.Name)
 		}
 	}
-	if len(others) > 0 {
-		planes = append([][]string{others}, planes...)
+	if len(workers) > 0 {
+		out = append(out, workers)
 	}
-	return planes
+	for _, name := range slices.Backward(planes) {
+		out = append(out, []string{name})
+	}
+	if len(others) > 0 {
+		out = append(out, others)
+	}
+	return out
 }
 
 // forget ends the journal of a host, the last that kubeinit leaves there.
