@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -123,12 +124,11 @@ func (m *member) registered(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, name := range strings.Fields(keys) {
-		if name == m.node.Name {
-			return address, m.complete(ctx, &address)
-		}
+	if !slices.Contains(strings.Fields(keys), m.node.Name) {
+		return "", nil
 	}
-	return "", nil
+	err = m.complete(ctx, &address)
+	return address, err
 }
 
 // complete empties address if init has not come to its last phase, the addons.

@@ -83,6 +83,15 @@ func (b *builder) haproxy(h *inventory.Host) {
 	file := action.File{Path: haproxy.File, Content: text}
 	b.add(phase.Proxy, h.Name, "program", action.Preinstalled(action.Program{Args: []string{"haproxy", "-v"}, Want: "HAProxy"}))
 	b.add(phase.Proxy, h.Name, "haproxy.cfg", file)
+	// What HAProxy leaves when it stops, and the target that it wants.
+	const before = Dir + "/haproxy-before"
+	b.add(phase.Proxy, h.Name, "traces", action.Command{
+		Name: "what HAProxy leaves",
+		IsSo: []string{"test", "-e", before},
+		Do:   [][]string{{"sh", "-c", "for u in haproxy.service network-online.target; do systemctl is-active --quiet $u && echo $u; done > " + before + "; true"}},
+		Back: [][]string{{"sh", "-c", "grep -q haproxy.service " + before + " || rm -f /run/haproxy.pid /run/haproxy-master.sock /var/lib/haproxy/dev/log; " +
+			"grep -q network-online.target " + before + " || systemctl stop network-online.target; rm -f " + before}},
+	})
 	b.add(phase.Proxy, h.Name, "haproxy", action.Unit{
 		Name: "haproxy.service", Files: []action.File{file}, Enabled: action.Yes, Active: action.Yes,
 	})
