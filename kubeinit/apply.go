@@ -41,7 +41,7 @@ func newPlan() *cobra.Command {
 			defer func() { err = errors.Join(err, closeAll()) }()
 			view := newView(cmd, inv, asJSON)
 			defer view.Close()
-			b, err := newBuild(cmd.Context(), inv, hosts, redecide, view.Warn)
+			b, err := newBuild(cmd.Context(), inv, hosts, building{redecide: redecide}, view.Warn)
 			if err != nil {
 				return err
 			}
@@ -115,7 +115,11 @@ func (a *applying) run(cmd *cobra.Command) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	b, err := newBuild(ctx, inv, hosts, a.redecide, view.Warn)
+	planned, err := a.planned()
+	if err != nil {
+		return err
+	}
+	b, err := newBuild(ctx, inv, hosts, building{redecide: a.redecide, planned: planned}, view.Warn)
 	if err != nil {
 		return err
 	}
@@ -127,7 +131,7 @@ func (a *applying) run(cmd *cobra.Command) (err error) {
 	e := &phase.Executor{Hosts: hosts, Parallel: a.parallel}
 	p, err := e.Plan(ctx, b.steps)
 	if err == nil {
-		err = a.agree(cmd, view, b, p)
+		err = a.agree(cmd, view, b, p, planned)
 	}
 	if err != nil {
 		return errors.Join(err, b.takeBack(context.WithoutCancel(ctx)))
@@ -136,6 +140,22 @@ func (a *applying) run(cmd *cobra.Command) (err error) {
 	r, err := e.Apply(ctx, b.steps)
 	view.Result(r)
 	return err
+}
+
+// planned is the plan that was kept, nil if none was named.
+func (a *applying) planned() (*plan.File, error) {
+	if a.plan == "" {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	text, err := os.ReadFile(a.plan)
+	if err != nil {
+		return nil, err
+	}
+	kept, err := plan.DecodeFile(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", a.plan, err)
+	}
+	return kept, nil
 }
 
 // lock keeps others away from the cluster as long as the context lasts.
@@ -165,17 +185,9 @@ func holder() string {
 }
 
 // agree compares the plan with the one that was kept, or shows it and asks.
-func (a *applying) agree(cmd *cobra.Command, view *ui.View, b *build, p phase.Plan) error {
-	if a.plan != "" {
-		text, err := os.ReadFile(a.plan)
-		if err != nil {
-			return err
-		}
-		kept, err := plan.DecodeFile(text)
-		if err != nil {
-			return fmt.Errorf("%s: %w", a.plan, err)
-		}
-		if d := plan.Compare(kept, b.file(p)); len(d) > 0 {
+func (a *applying) agree(cmd *cobra.Command, view *ui.View, b *build, p phase.Plan, planned *plan.File) error {
+	if planned != nil {
+		if d := plan.Compare(planned, b.file(p)); len(d) > 0 {
 			lines := make([]string, len(d))
 			for i, x := range d {
 				lines[i] = x.String()

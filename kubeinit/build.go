@@ -33,9 +33,18 @@ type build struct {
 	takeBack func(context.Context) error
 }
 
+// building are the options of newBuild.
+type building struct {
+	// redecide takes over what is measured now.
+	redecide bool
+	// planned is a plan that was kept, nil if there is none: what it decided holds
+	// as long as no cluster says something else.
+	planned *plan.File
+}
+
 // newBuild looks at the hosts and decides. Faults that a cluster cannot be built
 // with are an error that cli.Faults marks.
-func newBuild(ctx context.Context, inv *inventory.Inventory, hosts map[string]host.Host, redecide bool, warn func(string)) (_ *build, err error) {
+func newBuild(ctx context.Context, inv *inventory.Inventory, hosts map[string]host.Host, o building, warn func(string)) (_ *build, err error) {
 	b := &build{inv: inv, hosts: hosts}
 	var errs []error
 	program, err := ownProgram()
@@ -67,7 +76,10 @@ func newBuild(ctx context.Context, inv *inventory.Inventory, hosts map[string]ho
 	if err != nil {
 		return nil, err
 	}
-	b.decisions, b.verdicts = plan.Decide(inv, observed(&b.report), earlier, plan.Options{Redecide: redecide})
+	if earlier == nil && o.planned != nil {
+		earlier = &o.planned.Decisions
+	}
+	b.decisions, b.verdicts = plan.Decide(inv, observed(&b.report), earlier, plan.Options{Redecide: o.redecide})
 	for _, v := range b.verdicts {
 		switch v.Level {
 		case etcdtune.Refuse:

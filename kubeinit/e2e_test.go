@@ -127,7 +127,7 @@ func (d *desk) mustKubeinit(args ...string) string {
 // has all of the words. It reports false if apply ended before.
 func (d *desk) applyUntil(words ...string) bool {
 	d.t.Helper()
-	c := d.world.Operator().Command(d.t.Context(), program(d.t, "kubeinit"), "apply", "--yes", "--json", "-f", "cluster.yaml")
+	c := d.world.Operator().Command(d.t.Context(), program(d.t, "kubeinit"), "apply", "--yes", "--json", "--break-lock", "-f", "cluster.yaml")
 	out, err := c.StdoutPipe()
 	if err != nil {
 		d.t.Fatal(err)
@@ -197,9 +197,12 @@ func TestKilledAfterEveryPhaseApplyEndsTheSame(t *testing.T) {
 		{`"phase":"podnet"`, `"phase-done"`},
 		{`"phase":"policy"`, `"done"`},
 	} {
-		t.Logf("killed at %v: %v", words, d.applyUntil(words...))
+		t.Logf("apply is killed at %v", words)
+		if !d.applyUntil(words...) {
+			t.Error("it ended before")
+		}
 	}
-	d.mustKubeinit("apply", "--yes")
+	d.mustKubeinit("apply", "--yes", "--break-lock")
 	d.complete()
 	d.gone()
 }

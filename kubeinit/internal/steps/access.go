@@ -49,9 +49,31 @@ func newAccess(in Input, c kubeadm.Cluster) *access {
 // errNoCluster is the error of a cluster that does not exist yet.
 var errNoCluster = errors.New("no control plane has been initialised")
 
+// An API that does not answer is asked again for a while: it may have been
+// restarted just now.
+const (
+	planeTries = 5
+	planePause = 2 * time.Second
+)
+
 // plane returns a control plane with an administrator's access to an API that
-// answers. The error is errNoCluster if none has been initialised.
+// answers. The error is errNoCluster if none has been initialised, which is also
+// so while kubeadm is at it.
 func (a *access) plane(ctx context.Context) (host.Host, error) {
+	for try := 1; ; try++ {
+		h, err := a.findPlane(ctx)
+		if err == nil || errors.Is(err, errNoCluster) || try == planeTries {
+			return h, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(planePause):
+		}
+	}
+}
+
+func (a *access) findPlane(ctx context.Context) (host.Host, error) {
 	var errs []error
 	for _, h := range a.planes {
 		_, err := h.Stat(ctx, adminConf)
@@ -64,12 +86,25 @@ func (a *access) plane(ctx context.Context) (host.Host, error) {
 		if err == nil {
 			return h, nil
 		}
+		if running, unitErr := beginning(ctx, h); unitErr == nil && running {
+			continue
+		}
 		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
 		return nil, errNoCluster
 	}
 	return nil, errors.Join(errs...)
+}
+
+// beginning reports whether kubeadm is at work on a host.
+func beginning(ctx context.Context, h host.Host) (bool, error) {
+	for _, unit := range []string{"kubeadm-init", "kubeadm-join"} {
+		if running, err := unitRuns(ctx, h, unit); err != nil || running {
+			return running, err
+		}
+	}
+	return false, nil
 }
 
 // kubectl is a command of a control plane.
