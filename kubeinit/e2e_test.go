@@ -195,7 +195,7 @@ func TestKilledAfterEveryPhaseApplyEndsTheSame(t *testing.T) {
 		{`"phase":"join"`, `"phase-done"`},
 		{`"host":"node01"`, `"step":"podnet/`, `"done"`},
 		{`"phase":"podnet"`, `"phase-done"`},
-		{`"phase":"policy"`, `"done"`},
+		{`"phase":"policy"`, `"started"`},
 	} {
 		t.Logf("apply is killed at %v", words)
 		if !d.applyUntil(words...) {
