@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/planetmesh/planetmesh/kubeinit/internal/action"
 	"github.com/planetmesh/planetmesh/kubeinit/internal/host"
@@ -94,18 +95,41 @@ func (o *objects) Observe(ctx context.Context, h host.Host) ([]phase.Change, err
 	if err != nil {
 		return nil, err
 	}
+	// What kubectl compares are two answers of the API: if the object's status
+	// changes between them it sees a difference. One that remains is one.
+	for try := 1; ; try++ {
+		differs, err := o.differs(ctx, plane)
+		if err != nil || !differs {
+			return nil, err
+		}
+		if try == diffTries {
+			return []phase.Change{{What: o.name}}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(diffPause):
+		}
+	}
+}
+
+// A difference is looked at so often, with such a pause.
+const (
+	diffTries = 4
+	diffPause = 500 * time.Millisecond
+)
+
+// differs asks the API whether putting the objects would change something.
+func (o *objects) differs(ctx context.Context, plane host.Host) (bool, error) {
 	c := kubectl("diff", "--server-side", "--field-manager", "kubeinit", "--force-conflicts", "-f", "-")
 	c.Env = []string{"KUBECTL_EXTERNAL_DIFF=diff -U0"}
 	c.Stdin = strings.NewReader(string(o.text))
-	_, err = plane.Run(ctx, c)
+	_, err := plane.Run(ctx, c)
 	exit, ran := errors.AsType[*host.ExitError](err)
-	switch {
-	case ran && exit.Code == 1, ran && o.missing(exit):
-		return []phase.Change{{What: o.name}}, nil
-	case err != nil:
-		return nil, err
+	if ran && (exit.Code == 1 || o.missing(exit)) {
+		return true, nil
 	}
-	return nil, nil
+	return false, err
 }
 
 // missing reports whether the object's node is yet to come.
